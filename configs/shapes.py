@@ -1,0 +1,66 @@
+"""Moving shapes, embedded: the first thing to run.
+
+    python -m vdm_jax.main --config=configs/shapes.py --workdir=runs/shapes
+
+Hardware: two CPU cores.
+"""
+
+from vdm_jax import config as config_lib
+
+
+def get_config(variant=''):
+  c = config_lib.default()
+  c.name = 'shapes'
+  c.data.source = 'shapes'
+  c.data.frames = 8
+  c.data.size = 16
+
+  c.model.channels = 32
+  c.model.multipliers = (1, 2)
+  c.model.blocks = 1
+  c.model.attention_resolutions = (8,)
+  c.model.head_dim = 32
+  c.model.emb_dim = 128
+  c.model.emb_layers = 2
+  c.model.groups = 8
+  c.model.dtype = 'float32'
+
+  c.diffusion.prediction = 'v'
+  c.diffusion.weight = 'v'
+
+  c.optim.learning_rate = 2e-3
+  c.optim.warmup = 50
+  c.optim.ema = 0.995
+
+  c.train.batch_size = 16
+  c.train.steps = 1500
+  c.train.log_every = 20
+  c.train.checkpoint_every = 250
+  c.train.sample_every = 250
+  c.train.sample_count = 16
+  c.train.sample_steps = 32
+
+  c.sample.count = 64
+  c.sample.batch_size = 16
+  c.sample.steps = 128
+  c.mesh.cpu_devices = 2
+  return config_lib.variant(
+    c,
+    variant,
+    tiny={
+      'model.channels': 8,
+      'model.emb_dim': 16,
+      'model.head_dim': 8,
+      'model.groups': 4,
+      'train.batch_size': 4,
+      'train.steps': 4,
+      'train.log_every': 2,
+      'train.checkpoint_every': 2,
+      'train.sample_every': 2,
+      'train.sample_count': 2,
+      'train.sample_steps': 2,
+      'sample.count': 4,
+      'sample.batch_size': 4,
+      'sample.steps': 4,
+    },
+  )

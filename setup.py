@@ -1,0 +1,59 @@
+"""Packaging of vdm_jax."""
+
+import pathlib
+
+import setuptools
+
+TENSORFLOW = [
+  'tensorflow-cpu>=2.20; platform_machine == "x86_64"',
+  'tensorflow>=2.20; platform_machine != "x86_64"',
+]
+
+setuptools.setup(
+  name='vdm_jax',
+  version='0.1.0',
+  description='Video diffusion models in JAX: VDM and PYoCo',
+  long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['vdm_jax', 'vdm_jax.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'av>=14',
+    'clu>=0.0.12',
+    'einops>=0.8',
+    'flax>=0.12',
+    'grain>=0.2.12',
+    'jax>=0.10',
+    'jaxtyping>=0.3',
+    'ml_collections>=1.1',
+    'numpy>=2',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.12',
+    'pillow>=11',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda13]>=0.10'],
+    'tpu': ['jax[tpu]>=0.10'],
+    # TFDS forgets to require importlib_resources.
+    'tfds': [
+      *TENSORFLOW,
+      'tensorflow-datasets>=4.9.9',
+      'importlib_resources',
+      'array_record',
+    ],
+    'tensorboard': [*TENSORFLOW, 'tensorboard'],
+    'test': [
+      *TENSORFLOW,
+      'tensorboard',
+      'tensorflow-datasets>=4.9.9',
+      'importlib_resources',
+      'array_record',
+      'beartype>=0.22',
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'ruff==0.17.5',
+    ],
+  },
+)

@@ -1,0 +1,1 @@
+"""Sources of clips, and the pipeline from them to batches."""

@@ -1,0 +1,221 @@
+"""Moving shapes: an endless data set whose every clip is known exactly.
+
+A disc, a square or a triangle of one of seven colours flies over a plain dark
+ground at constant velocity and bounces off the borders. There is nothing to
+download, a small model learns it in minutes, and `judge` tells from pixels
+alone whether a generated clip obeys the same laws.
+"""
+
+import dataclasses
+import math
+import operator
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vdm_jax.data.judge import (
+  BACKGROUND,
+  COLOURS,
+  DIRECTIONS,
+  RADIUS,
+  SHAPES,
+  SPEED,
+  Verdict,
+  coverage,
+  direction,
+  fold,
+  judge,
+  matches,
+  scores,
+)
+from vdm_jax.errors import ConfigError
+
+__all__ = [
+  'BACKGROUND',
+  'BASE_FRAME_RATE',
+  'CLASSES',
+  'COLOURS',
+  'DIRECTIONS',
+  'SHAPES',
+  'Shapes',
+  'State',
+  'Verdict',
+  'judge',
+  'matches',
+  'render',
+  'scores',
+]
+
+CLASSES = len(SHAPES) * len(COLOURS)
+BASE_FRAME_RATE = 8.0  # frames per second at stride 1
+TILT = math.radians(35.0)  # how far a path may lean away from its direction
+CLEAR = 2.0  # frames at stride 1 before the first bounce along the direction
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """The truth behind a clip.
+
+  Attributes:
+    shape: index into SHAPES.
+    colour: index into COLOURS.
+    radius: half the side of the box around the shape, in pixels.
+    velocity: (x, y) at the first frame, in pixels per frame.
+    positions: (x, y) of the box's centre in every frame, in pixels.
+  """
+
+  shape: int
+  colour: int
+  radius: float
+  velocity: Float[np.ndarray, ' 2']
+  positions: Float[np.ndarray, 't 2']
+
+  @property
+  def label(self) -> int:
+    """Class of shape and colour: `shape * len(COLOURS) + colour`."""
+    return self.shape * len(COLOURS) + self.colour
+
+  @property
+  def caption(self) -> str:
+    """For example 'a red disc moving left': how the clip begins."""
+    colour, shape = list(COLOURS)[self.colour], SHAPES[self.shape]
+    return f'a {colour} {shape} moving {direction(self.velocity)}'
+
+
+def render(state: State, *, size: int) -> UInt8[np.ndarray, 't h w 3']:
+  """Draw a clip of `size` by `size` pixels with smooth edges."""
+  cover = coverage(
+    state.shape,
+    centre=state.positions,
+    radius=np.full(len(state.positions), state.radius),
+    height=size,
+    width=size,
+  )
+  ground = np.array(BACKGROUND, np.float64)
+  paint = np.array(list(COLOURS.values())[state.colour], np.float64) - ground
+  # Coverage is in [0, 1], hence + 0.5 and truncation is rounding.
+  return (cover[..., None] * paint + (ground + 0.5)).astype(np.uint8)
+
+
+class Shapes:
+  """A source of clips; clip `index` is a function of (seed, index) alone.
+
+  In units of the frame size a clip is the same at every size; and at stride k
+  it is exactly every k-th frame of the clip at stride 1.
+  """
+
+  def __init__(
+    self,
+    *,
+    frames: int,
+    size: int,
+    stride: float = 1.0,
+    length: int = 2**20,
+    seed: int = 0,
+  ):
+    """Describe the clips; nothing is drawn yet.
+
+    Args:
+      frames: frames of a clip.
+      size: height and width of a frame in pixels, at least 8.
+      stride: motion per frame, as a multiple of that at 8 frames per second.
+      length: number of different clips; a small one makes a finite data set.
+      seed: another seed gives other clips, for validation say.
+
+    Raises:
+      ConfigError: a number is out of its range.
+    """
+    for name, value, least in (
+      ('frames', frames, 1),
+      ('size', size, 8),
+      ('length', length, 1),
+      ('seed', seed, 0),
+    ):
+      if operator.index(value) < least:
+        raise ConfigError(f'shapes: {name} ({value}); give at least {least}')
+    if not (math.isfinite(stride) and stride > 0):
+      raise ConfigError(f'shapes: stride ({stride}); give a positive number')
+    self.frames, self.size, self.stride = frames, size, stride
+    self.length, self.seed = length, seed
+
+  def __len__(self) -> int:
+    return self.length
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names of the classes, such as 'red disc', in the order of labels."""
+    return tuple(f'{c} {s}' for s in SHAPES for c in COLOURS)
+
+  def signature(self) -> dict:
+    """What tells these clips from those of other arguments, as JSON."""
+    return {
+      'source': 'shapes',
+      'frames': self.frames,
+      'size': self.size,
+      'stride': self.stride,
+      'length': self.length,
+      'seed': self.seed,
+    }
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second."""
+    return BASE_FRAME_RATE / self.stride
+
+  def state(self, index: int) -> State:
+    """Everything there is to know about clip `index`.
+
+    Raises:
+      IndexError: `index` is not in [0, len(self)).
+    """
+    index = operator.index(index)
+    if not 0 <= index < self.length:
+      raise IndexError(f'shapes: clip {index} of {self.length}')
+    rng = np.random.default_rng((self.seed, index))
+    shape, colour, heading = (
+      int(rng.integers(n)) for n in (len(SHAPES), len(COLOURS), len(DIRECTIONS))
+    )
+    radius, speed = rng.uniform(*RADIUS), rng.uniform(*SPEED)
+    tilt = rng.uniform(-TILT, TILT)
+    room = 1.0 - 2.0 * radius
+    start = room * rng.uniform(size=2)
+    main, ahead = heading % 2, 1.0 if heading < 2 else -1.0
+    velocity = np.empty(2)
+    velocity[main] = ahead * speed * math.cos(tilt)
+    velocity[1 - main] = speed * math.sin(tilt)
+    # The caption tells the first movement, so it must last long enough.
+    start[main] *= 1.0 - CLEAR * abs(velocity[main]) / room
+    if ahead < 0:
+      start[main] = room - start[main]
+    times = np.arange(self.frames)[:, None] * float(self.stride)
+    path = radius + fold(start[None] + times * velocity[None], room=room)
+    return State(
+      shape=shape,
+      colour=colour,
+      radius=radius * self.size,
+      velocity=velocity * (self.size * float(self.stride)),
+      positions=path * self.size,
+    )
+
+  def clip(self, index: int, rng: np.random.Generator | None = None) -> dict:
+    """One example: `video`, `label`, `caption` and `id`.
+
+    Args:
+      index: which clip, in [0, len(self)).
+      rng: not needed; sources of longer videos choose their window by it.
+
+    Returns:
+      `video` uint8 `[t, h, w, 3]`, `label` int32 in [0, CLASSES), `caption`,
+      and `id`, the index.
+
+    Raises:
+      IndexError: `index` is not in [0, len(self)).
+    """
+    del rng
+    state = self.state(index)
+    return {
+      'video': render(state, size=self.size),
+      'label': np.int32(state.label),
+      'caption': state.caption,
+      'id': int(index),
+    }

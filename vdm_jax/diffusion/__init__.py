@@ -1,0 +1,1 @@
+"""The mathematics of diffusion on video, in jax alone."""

@@ -1,0 +1,115 @@
+"""The command: `python -m vdm_jax.main --config=configs/shapes.py`."""
+
+import importlib
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from vdm_jax import errors
+
+# Each mode is a module with `run(config, workdir)`, imported when it is asked
+# for, so that a mistake in a flag is answered at once.
+MODES = {
+  'train': 'vdm_jax.train',
+  'sample': 'vdm_jax.sample',
+  'benchmark': 'vdm_jax.benchmark',
+}
+SAVED_CONFIG = pathlib.Path(__file__).with_name('saved_config.py')
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The experiment: a file of configs/, with overrides.'
+)
+_MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'The folder of the run: checkpoints, metrics, samples.'
+)
+_DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks and all messages.')
+
+
+def main(argv: list[str]) -> int:
+  """Runs one mode.
+
+  Args:
+    argv: the command line, the program's name first.
+
+  Returns:
+    The exit status: 0, or that of the `UserError` which ended the run.
+  """
+  debug = any(a in ('--debug', '--debug=true') for a in argv)
+  try:
+    config, workdir, mode = _parse(argv)
+    from vdm_jax import runtime
+
+    runtime.start(cpu_devices=config.mesh.cpu_devices, debug=debug)
+    importlib.import_module(MODES[mode]).run(config, workdir)
+  except errors.UserError as e:
+    if debug:
+      raise
+    kind = 'stopped' if isinstance(e, errors.Preempted) else 'error'
+    print(f'vdm_jax: {kind}: {e}', file=sys.stderr, flush=True)
+    return e.status
+  return 0
+
+
+def _parse(argv: list[str]):
+  """The config, the workdir and the mode of a command line."""
+  argv = with_saved_config(argv)
+  try:
+    rest = flags.FLAGS(argv, known_only=False)
+  except errors.UserError:
+    raise
+  except SyntaxError as e:
+    raise errors.ConfigError(
+      f'{e.filename}:{e.lineno} is not valid Python ({e.msg}); mend the config'
+    ) from e
+  except Exception as e:
+    # Whatever a config file raises is a mistake in the config.
+    text = ' '.join(str(e).split()) or type(e).__name__
+    raise errors.ConfigError(f'{text[:240]}; see --help') from e
+  if len(rest) > 1:
+    raise errors.ConfigError(
+      f'unexpected argument {rest[1]!r}; options are written --name=value'
+    )
+  if _CONFIG.value is None:
+    raise errors.ConfigError(
+      'no --config given; for example --config=configs/shapes.py, or --workdir '
+      'of an earlier run together with --mode=sample'
+    )
+  from vdm_jax import config as config_lib
+
+  config_lib.validate(_CONFIG.value)
+  workdir = _WORKDIR.value or f'runs/{_CONFIG.value.name}'
+  return _CONFIG.value, pathlib.Path(workdir).absolute(), _MODE.value
+
+
+def with_saved_config(argv: list[str]) -> list[str]:
+  """Adds `--config` for a command that names a workdir but no config.
+
+  A workdir holds its resolved config, so sampling needs nothing else, and
+  overrides such as `--config.sample.count=4` still apply.
+  """
+  options = dict(a.lstrip('-').split('=', 1) for a in argv if '=' in a)
+  if 'config' in options or '--config' in argv or 'workdir' not in options:
+    return argv
+  saved = pathlib.Path(options['workdir']) / 'config.json'
+  if not saved.is_file():
+    raise errors.CheckpointError(
+      f'{saved.parent} holds no run (there is no config.json in it); give '
+      '--config to start one there, or the workdir of an earlier run'
+    )
+  return [argv[0], f'--config={SAVED_CONFIG}:{saved}', *argv[1:]]
+
+
+def cli():
+  """The console's entry: leaves with the status of `main`."""
+  status = main(sys.argv)
+  if status:
+    from vdm_jax import checkpoint
+
+    checkpoint.leave(status)
+
+
+if __name__ == '__main__':
+  cli()

@@ -1,0 +1,1 @@
+"""Networks in flax.linen; arguments are numbers and tuples, never a config."""

@@ -1,0 +1,47 @@
+"""How a process meets its machine: devices, compilation cache, messages."""
+
+import os
+import pathlib
+import sys
+
+import jax
+from absl import logging
+
+
+def start(*, cpu_devices: int = 0, debug: bool = False):
+  """Prepares JAX; call it before anything else touches a device.
+
+  Compiled programs are kept in the user's cache folder, so that a second
+  start of the same training takes seconds. JAX's own variable
+  `JAX_COMPILATION_CACHE_DIR` chooses another folder; an empty one turns the
+  cache off.
+
+  Args:
+    cpu_devices: into how many devices a machine without accelerator is split;
+      0 leaves one. Small networks use several cores only this way.
+    debug: print the libraries' own messages too.
+  """
+  if cpu_devices:
+    jax.config.update('jax_num_cpu_devices', cpu_devices)
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'jax'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  logging.set_verbosity(logging.INFO if debug else logging.WARNING)
+  logging.set_stderrthreshold('info')
+
+
+def cache_folder() -> pathlib.Path:
+  """The folder for what can be made again: $XDG_CACHE_HOME/vdm_jax."""
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(base) / 'vdm_jax'
+
+
+def say(text: str):
+  """Prints a line, on the first process alone."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def complain(text: str):
+  """Prints a line to standard error."""
+  print(text, file=sys.stderr, flush=True)

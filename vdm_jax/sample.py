@@ -1,0 +1,252 @@
+"""Samples a trained model: from a workdir to videos and a gallery page."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from vdm_jax import build, checkpoint, rng, runtime, sharding
+from vdm_jax import step as step_lib
+from vdm_jax.data import judge
+from vdm_jax.diffusion import denoiser, samplers, schedules
+from vdm_jax.media import gallery
+from vdm_jax.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+  """Videos and what each of them was made from.
+
+  Attributes:
+    videos: uint8 `[n, t, h, w, 3]`.
+    items: per video its seed, index and conditions.
+    labels: int32 `[n]`, or None without classes.
+  """
+
+  videos: UInt8[np.ndarray, 'n t h w 3']
+  items: list[dict]
+  labels: np.ndarray | None = None
+
+
+def run(config, workdir: pathlib.Path):
+  """Samples the newest checkpoint of a workdir.
+
+  Raises:
+    UserError: for whatever the user can mend; see `errors`.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  classes = tuple(checkpoints.newest_meta()['classes'])
+  model = build.model(config, len(classes))
+  ema, meta = checkpoints.restore_ema(abstract_params(config, model, mesh))
+  runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
+  clips = Generator(config, model, mesh)(
+    ema, count=config.sample.count, steps=config.sample.steps, classes=classes
+  )
+  if jax.process_index():
+    return
+  name = f'{meta["step"]}_seed_{config.sample.seed}'
+  folder = write(config, workdir, clips, name=f'sample_step_{name}')
+  scores = score(config, clips)
+  page = gallery.rebuild(workdir, title=config.name, facts=facts(config))
+  runtime.say(f'{len(clips.videos)} samples in {folder}: open {page}')
+  print_scores(scores)
+
+
+def abstract_params(config, model, mesh):
+  """Shapes and shardings of the parameters, without making any."""
+  c = config.data
+  init = functools.partial(
+    model.init,
+    **({'label': np.zeros((1,), np.int32)} if model.num_classes else {}),
+  )
+  shapes = jax.eval_shape(
+    init,
+    jax.random.key(0),
+    jnp.zeros((1, c.frames, c.size, c.size, 3)),
+    jnp.zeros((1,)),
+  )['params']
+  return checkpoint.abstract_like(
+    shapes, sharding.tree_shardings(mesh, shapes)
+  )
+
+
+class Generator:
+  """Draws videos; sample i is the same for any batch size and mesh.
+
+  Three programs are compiled once each: the first latent, a run of steps, and
+  the last step. The host only counts, so that there is progress to report.
+  """
+
+  def __init__(self, config, model, mesh):
+    self.config = config
+    self.model = model
+    self.objective = build.objective(config)
+    self.step = build.sampler(config)
+    self.place = sharding.batch_sharding(mesh)
+    # A batch fills every device; what is too much is thrown away.
+    self.batch_size = -(-config.sample.batch_size // mesh.size) * mesh.size
+    c = config.data
+    self.shape = (c.frames, c.size, c.size, 3)
+    self._start = jax.jit(self._first_latent, out_shardings=self.place)
+    self._advance = jax.jit(
+      self._steps, donate_argnums=1, out_shardings=self.place
+    )
+    self._finish = jax.jit(self._last_step, out_shardings=self.place)
+
+  def __call__(
+    self, params, *, count: int, steps: int, classes=(), quiet: bool = False
+  ) -> Clips:
+    """Samples 0 … count − 1 of the config's seed.
+
+    Args:
+      params: the parameters to sample with, usually the averaged ones.
+      count: how many videos.
+      steps: of the sampler.
+      classes: names of the classes, for models with labels.
+      quiet: report no progress.
+    """
+    seed = self.config.sample.seed
+    indices = np.arange(count)
+    labels = self._labels(indices)
+    levels = jnp.asarray(
+      schedules.logsnr_grid(steps, self.objective.schedule)
+    )
+    batches = -(-count // self.batch_size)
+    progress = Progress(
+      batches * steps,
+      name='sampling',
+      quiet=quiet or jax.process_index() > 0,
+    )
+    videos = []
+    for b in range(batches):
+      part = (b * self.batch_size + np.arange(self.batch_size)) % count
+      label = None
+      if labels is not None:
+        label = jax.device_put(labels[part], self.place)
+      keys = rng.per_example(rng.stream(seed, 'sample'), indices[part])
+      keys = jax.device_put(keys, self.place)
+      z = self._start(keys)
+      stride = max(1, steps // 20)
+      for begin in range(0, steps - 1, stride):
+        end = min(begin + stride, steps - 1)
+        z = self._advance(params, z, keys, levels, begin, end, label)
+        if not quiet:
+          z.block_until_ready()
+        progress.update(b * steps + end)
+      video = self._finish(params, z, levels[-2], label)
+      videos.append(_gather(video))
+      progress.update((b + 1) * steps)
+    items = [{'seed': seed, 'index': int(i)} for i in indices]
+    if labels is not None:
+      for item, label in zip(items, labels, strict=True):
+        item['class'] = classes[label]
+    return Clips(np.concatenate(videos)[:count], items, labels)
+
+  def _labels(self, indices):
+    classes = self.model.num_classes
+    if not classes:
+      return None
+    chosen = self.config.sample.label
+    label = indices % classes if chosen < 0 else np.full_like(indices, chosen)
+    return label.astype(np.int32)
+
+  def _denoise(self, params, label):
+    network = step_lib.bind(self.model.apply, params, label)
+    return denoiser.clipped(
+      denoiser.from_network(network, self.objective.prediction)
+    )
+
+  def _first_latent(self, keys):
+    return samplers.first_latent(
+      keys=keys, shape=self.shape, prior=self.objective.prior
+    )
+
+  def _steps(self, params, z, keys, levels, begin, end, label):
+    return samplers.advance(
+      self._denoise(params, label),
+      self.step,
+      z=z,
+      keys=keys,
+      logsnrs=levels,
+      prior=self.objective.prior,
+      begin=begin,
+      end=end,
+    )
+
+  def _last_step(self, params, z, logsnr, label):
+    level = jnp.broadcast_to(logsnr, z.shape[:1])
+    return step_lib.to_uint8(self._denoise(params, label)(z, level))
+
+
+def write(
+  config, workdir, clips: Clips, *, name: str, step: int | None = None
+) -> pathlib.Path:
+  """Writes a set of samples; the gallery is made by its caller."""
+  c = config.sample
+  steps = c.steps if step is None else config.train.sample_steps
+  about = {'sampler': c.sampler, 'steps': steps, 'seed': c.seed}
+  if c.sampler == 'ancestral':
+    about['gamma'] = c.gamma
+  return gallery.write_samples(
+    workdir,
+    name,
+    clips.videos,
+    c.frame_rate,
+    clips.items,
+    about,
+    step=step,
+    array=c.arrays,
+  )
+
+
+def facts(config) -> dict:
+  """What a gallery says of the run."""
+  c = config.data
+  return {
+    'data': f'{c.source} {c.path}'.strip(),
+    'video': f'{c.frames}×{c.size}×{c.size}',
+    'prediction': config.diffusion.prediction,
+    'noise prior': config.diffusion.prior,
+    'batch': config.train.batch_size,
+  }
+
+
+def score(config, clips: Clips) -> dict[str, float] | None:
+  """The judge's scores, for the data set that has a judge."""
+  if config.data.source != 'shapes':
+    return None
+  return judge.scores(
+    clips.videos, labels=clips.labels, stride=float(config.data.stride)
+  )
+
+
+def print_scores(scores: dict[str, float] | None):
+  """The scores as lines, each with what it means."""
+  if scores is None:
+    return
+  meaning = {
+    'valid': 'frames that show one shape of one colour',
+    'identity': 'frames that keep the clip\'s shape and colour',
+    'moves': 'clips that move',
+    'success': 'clips of one shape and colour on a straight, bouncing path',
+    'label': 'clips of the class asked for',
+    'trajectory_error': 'median distance to the best such path, pixels',
+  }
+  runtime.say('the judge\'s scores:')
+  for name, value in scores.items():
+    text = f'{value:.2f}' if name == 'trajectory_error' else f'{value:.1%}'
+    runtime.say(f'  {name:<17}{text:>7}  {meaning.get(name, "")}'.rstrip())
+
+
+def _gather(video) -> np.ndarray:
+  if jax.process_count() == 1:
+    return np.asarray(video)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(video, tiled=True))

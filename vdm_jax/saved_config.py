@@ -1,0 +1,10 @@
+"""The config of an earlier run, for `--config=saved_config.py:config.json`."""
+
+import pathlib
+
+from vdm_jax import config as config_lib
+
+
+def get_config(path: str):
+  """Reads the JSON file that a run left in its workdir."""
+  return config_lib.from_json(pathlib.Path(path).read_text())

@@ -1,0 +1,42 @@
+"""What training carries from step to step, and nothing else."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes.
+
+  Attributes:
+    step: int32 scalar, the number of optimizer steps taken.
+    params: float32 parameters of the network.
+    ema_params: their exponential moving average, which is what is sampled.
+    opt_state: the optimizer's state.
+  """
+
+  step: jax.Array
+  params: PyTree
+  ema_params: PyTree
+  opt_state: PyTree
+
+
+def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+  """The state before the first step; the average starts at the parameters."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=tx.init(params),
+  )
+
+
+def ema(old: PyTree, new: PyTree, decay: float) -> PyTree:
+  """decay · old + (1 − decay) · new, leaf by leaf."""
+  return jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), old, new)

@@ -1,0 +1,179 @@
+"""One training step: a pure function of state and batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, UInt8
+
+from vdm_jax import rng
+from vdm_jax import state as state_lib
+from vdm_jax.diffusion import losses, schedules
+from vdm_jax.diffusion.noise import NoisePrior
+from vdm_jax.state import TrainState
+
+PyTree = Any
+Batch = dict[str, Array]
+
+# Edges of the log-SNR bands by which the loss is reported.
+BAND_EDGES = (-10.0, -5.0, 0.0, 5.0, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised: w(λ) ‖x̂ − x‖² over t ~ U[0, 1] (Ho22 eq. 2).
+
+  Attributes:
+    schedule: λ(t), from time to log-SNR.
+    prior: the law of the noise.
+    prediction: what the network predicts, one of `process.PREDICTIONS`.
+    weight: one of `losses.WEIGHTS`.
+  """
+
+  schedule: Callable
+  prior: NoisePrior
+  prediction: str
+  weight: str
+
+
+def make_train_step(
+  apply: Callable,
+  tx: optax.GradientTransformation,
+  objective: Objective,
+  *,
+  seed: int,
+  ema_decay: float,
+  accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
+
+  All randomness is a function of (seed, step, index in the batch), so that
+  the step gives the same on any mesh. A step whose loss or gradient is not
+  finite changes nothing but the step count, and says so in its metrics.
+
+  Args:
+    apply: `apply(variables, z, logsnr, *, train, rngs, **conditions)`.
+    tx: the optimizer.
+    objective: the loss.
+    seed: of the run.
+    ema_decay: of the averaged parameters.
+    accumulate: the batch is worked off in this many parts.
+
+  Returns:
+    The step. Its batch has `video` uint8 `[b, t, h, w, c]` and, as the network
+    needs, `label` int32 `[b]`. Its metrics are scalars `loss`, `grad_norm`,
+    `finite`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
+  """
+
+  def part_loss(params, part, dropout):
+    network = bind(
+      apply, params, part.get('label'), train=True, rngs={'dropout': dropout}
+    )
+    loss = losses.denoising_loss(
+      network,
+      x=to_float(part['video']),
+      logsnr=part['logsnr'],
+      keys=part['keys'],
+      prior=objective.prior,
+      prediction=objective.prediction,
+      weight=objective.weight,
+    )
+    bands = losses.banded(loss, part['logsnr'], BAND_EDGES)
+    return jnp.mean(loss), jnp.stack(bands)
+
+  def train_step(state: TrainState, batch: Batch):
+    count = batch['video'].shape[0]
+    time_key = rng.stream(seed, 'time', state.step)
+    times = schedules.low_discrepancy_times(time_key, count)
+    noise_key = rng.stream(seed, 'noise', state.step)
+    examples = batch | {
+      'logsnr': objective.schedule(times),
+      'keys': rng.per_example(noise_key, jnp.arange(count)),
+    }
+    (loss, bands), grads = accumulated(
+      jax.value_and_grad(part_loss, has_aux=True),
+      state.params,
+      examples,
+      rng.stream(seed, 'dropout', state.step),
+      accumulate,
+    )
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(
+      step=state.step,
+      params=params,
+      ema_params=state_lib.ema(state.ema_params, params, ema_decay),
+      opt_state=opt_state,
+    )
+    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+    metrics = dict(
+      loss=loss,
+      grad_norm=grad_norm,
+      finite=finite,
+      band_sum=bands[0],
+      band_count=bands[1],
+    )
+    return new.replace(step=state.step + 1), metrics
+
+  return train_step
+
+
+def accumulated(
+  value_and_grad: Callable,
+  params: PyTree,
+  examples: Batch,
+  key: Key[Array, ''],
+  parts: int,
+):
+  """((loss, bands), gradients) of a batch that is worked off in parts.
+
+  Part i takes the examples i, i + parts, …: they lie on the devices already
+  where they are needed, which contiguous parts would not.
+  """
+  if parts == 1:
+    return value_and_grad(params, examples, key)
+  split = jax.tree.map(
+    lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), examples
+  )
+
+  def body(total, i):
+    part = jax.tree.map(lambda a: a[i], split)
+    one = value_and_grad(params, part, jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, total, one), None
+
+  shapes = jax.eval_shape(
+    value_and_grad, params, jax.tree.map(lambda a: a[0], split), key
+  )
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  total, _ = jax.lax.scan(body, zeros, jnp.arange(parts))
+  (loss, bands), grads = total
+  return (loss / parts, bands), jax.tree.map(lambda g: g / parts, grads)
+
+
+def bind(apply: Callable, params: PyTree, label=None, **options) -> Callable:
+  """The network `(z, logsnr) -> raw` with everything else closed over."""
+  conditions = {} if label is None else {'label': label}
+
+  def network(z, logsnr):
+    return apply({'params': params}, z, logsnr, **conditions, **options)
+
+  return network
+
+
+def to_float(
+  video: UInt8[Array, 'b t h w c'],
+) -> Float[Array, 'b t h w c']:
+  """uint8 to [−1, 1]."""
+  return video.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(
+  video: Float[Array, 'b t h w c'],
+) -> UInt8[Array, 'b t h w c']:
+  """[−1, 1] to uint8, rounded; `to_uint8(to_float(u)) == u`."""
+  return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)

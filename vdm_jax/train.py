@@ -1,0 +1,389 @@
+"""Trains a model: from a config and a workdir to checkpoints and a gallery."""
+
+import json
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm_jax import build, checkpoint, errors, logs, rng, runtime, sample
+from vdm_jax import config as config_lib
+from vdm_jax import sharding
+from vdm_jax import state as state_lib
+from vdm_jax import step as step_lib
+from vdm_jax.data import pipeline
+from vdm_jax.media import gallery
+from vdm_jax.progress import Progress, duration
+
+PyTree = Any
+
+
+def run(config, workdir: pathlib.Path):
+  """Trains until `config.train.steps`, from the newest checkpoint if any.
+
+  Leaves in the workdir: `config.json`, `checkpoints/`, `metrics.jsonl`,
+  `samples/` and the gallery `index.html`.
+
+  Raises:
+    UserError: for whatever the user can mend; see `errors`.
+  """
+  c = config.train
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  sharding.check_batch(mesh, c.batch_size, c.accumulate)
+  claim(workdir, config)
+  source = build.source(config)
+  runtime.say(describe(source))
+  model = build.model(config, len(source.classes))
+  tx = build.optimizer(config)
+  objective = build.objective(config)
+  trainer = Trainer(config, workdir, mesh, source, model)
+
+  init, abstract = make_init(config, model, tx, mesh)
+  runtime.say(
+    f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
+    f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
+    f'data {mesh.shape["data"]} × fsdp {mesh.shape["fsdp"]}'
+  )
+  step_fn = step_lib.make_train_step(
+    model.apply,
+    tx,
+    objective,
+    seed=config.seed,
+    ema_decay=config.optim.ema,
+    accumulate=c.accumulate,
+  )
+  # Compiled before anything is restored, so that a model that does not fit
+  # ends here.
+  compiled = compile_step(step_fn, abstract, trainer.batch_shapes())
+  state = trainer.restore(abstract)
+  if state is None:
+    state = init()
+  trainer.fit(compiled, state)
+
+
+def claim(workdir: pathlib.Path, config):
+  """Writes `config.json`, or checks that the run there is of this config.
+
+  Raises:
+    CheckpointError: if the workdir belongs to another run.
+  """
+  path = workdir / 'config.json'
+  if path.is_file():
+    differing = config_lib.differences(
+      config_lib.from_json(path.read_text()), config
+    )
+    if differing:
+      raise errors.CheckpointError(
+        f'{workdir} holds a run of another config ({"; ".join(differing[:3])}); '
+        'choose another --workdir, or undo the change'
+      )
+  if jax.process_index() == 0:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      path.write_text(config_lib.to_json(config))
+    except OSError as e:
+      raise errors.CheckpointError(
+        f'the workdir cannot be written ({e}); choose another --workdir or '
+        'change its permissions'
+      ) from e
+
+
+def describe(source) -> str:
+  """What there is to train on, and what is left out and why."""
+  lines = [f'{len(source)} clips to draw from']
+  for path, reason in getattr(source, 'problems', ()):
+    lines.append(f'  not used: {path}: {reason}')
+  return '\n'.join(lines)
+
+
+def make_init(config, model, tx, mesh):
+  """A function that makes the first state in place, and its abstract state.
+
+  Shapes come first, then shardings, then arrays: no parameter is ever made
+  whole on one device if fsdp splits it.
+  """
+  c = config.data
+  label = np.zeros((1,), np.int32) if model.num_classes else None
+
+  def init():
+    variables = model.init(
+      rng.stream(config.seed, 'init'),
+      jax.numpy.zeros((1, c.frames, c.size, c.size, 3)),
+      jax.numpy.zeros((1,)),
+      **({} if label is None else {'label': label}),
+    )
+    return state_lib.create(variables['params'], tx)
+
+  shapes = jax.eval_shape(init)
+  shardings = sharding.tree_shardings(mesh, shapes)
+  abstract = checkpoint.abstract_like(shapes, shardings)
+  return jax.jit(init, out_shardings=shardings), abstract
+
+
+def compile_step(step_fn, abstract, batch_shapes):
+  """The step as an executable; prints how long it took and what it needs."""
+  begin = time.monotonic()
+  shardings = jax.tree.map(lambda a: a.sharding, abstract)
+  compiled = (
+    jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    .lower(abstract, batch_shapes)
+    .compile()
+  )
+  memory = compiled.memory_analysis()
+  text = ''
+  if memory is not None:
+    needed = (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
+    text = f'; the compiler expects {needed / 2**30:.2f} GiB a device'
+  seconds = time.monotonic() - begin
+  runtime.say(f'the step compiled in {seconds:.0f} s{text}')
+  return compiled
+
+
+def parameter_count(params: PyTree) -> int:
+  """How many numbers a tree of parameters holds."""
+  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+
+
+class Stop:
+  """Notes SIGTERM and Ctrl-C instead of dying of them; the second kills.
+
+  With several processes JAX itself spreads the news, and a handler of ours
+  would be in its way.
+  """
+
+  def __init__(self):
+    self.requested = False
+    self._old = {}
+
+  def __enter__(self):
+    if jax.process_count() == 1:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._old[number] = signal.signal(number, self._note)
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    self.requested = True
+    signal.signal(number, self._old[number])
+
+  def __exit__(self, *_):
+    for number, old in self._old.items():
+      signal.signal(number, old)
+
+
+class Window:
+  """The metrics of the steps since the last line of the log."""
+
+  def __init__(self):
+    self._waiting = []
+    self._rows = []
+
+  def add(self, step: int, metrics):
+    """Takes a step's metrics; the step before must have been finite.
+
+    Raises:
+      DivergedError: names the step whose loss was not finite.
+    """
+    self._waiting.append((step, metrics))
+    if len(self._waiting) > 1:
+      self._fetch()
+
+  def _fetch(self):
+    step, metrics = self._waiting.pop(0)
+    row = jax.device_get(metrics)
+    if not row['finite']:
+      raise errors.DivergedError(
+        f'the loss is not finite at step {step} (loss {row["loss"]}, gradient '
+        f'norm {row["grad_norm"]}); the checkpoints are from before: lower '
+        'config.optim.learning_rate or look at the data, and start in a new '
+        'workdir'
+      )
+    self._rows.append(row)
+
+  def close(self) -> dict[str, float]:
+    """Means since the last call; the loss also by band of log-SNR."""
+    while self._waiting:
+      self._fetch()
+    rows, self._rows = self._rows, []
+    means = {k: float(np.mean([r[k] for r in rows]))
+             for k in ('loss', 'grad_norm')}
+    sums = np.sum([r['band_sum'] for r in rows], axis=0)
+    counts = np.sum([r['band_count'] for r in rows], axis=0)
+    names = band_names(step_lib.BAND_EDGES)
+    bands = zip(names, sums, counts, strict=True)
+    return means | {n: float(s / k) for n, s, k in bands if k}
+
+
+def band_names(edges) -> list[str]:
+  """'loss_logsnr_-5..0' and so on, for the bands between the edges."""
+  bounds = ['', *(f'{e:g}' for e in edges), '']
+  return [f'loss_logsnr_{a}..{b}' for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+class Trainer:
+  """The loop of one run, and what it writes to the workdir."""
+
+  def __init__(self, config, workdir, mesh, source, model):
+    self.config = config
+    self.workdir = workdir
+    self.mesh = mesh
+    self.source = source
+    self.model = model
+    self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
+    self.generate = sample.Generator(config, model, mesh)
+    self.signature = json.loads(
+      json.dumps(
+        pipeline.data_signature(
+          source, batch_size=config.train.batch_size, seed=config.seed
+        )
+      )
+    )
+
+  def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of a batch on the devices."""
+    c, size = self.config.data, self.config.train.batch_size
+    place = sharding.batch_sharding(self.mesh)
+    shapes = {'video': ((size, c.frames, c.size, c.size, 3), np.uint8)}
+    if self.model.num_classes:
+      shapes['label'] = ((size,), np.int32)
+    return {
+      k: jax.ShapeDtypeStruct(s, d, sharding=place)
+      for k, (s, d) in shapes.items()
+    }
+
+  def restore(self, abstract):
+    """The newest state of the workdir that can be read, or None."""
+    found = self.checkpoints.restore(abstract)
+    if found is None:
+      return None
+    state, meta = found
+    if meta['data'] != self.signature:
+      raise errors.CheckpointError(
+        f'the data of the run in {self.workdir} has changed; bring the old '
+        'data back, or choose another --workdir'
+      )
+    runtime.say(f'continuing from step {int(state.step)}')
+    return state
+
+  def meta(self) -> dict:
+    """What a checkpoint says beside its arrays."""
+    return {
+      'config': json.loads(config_lib.to_json(self.config)),
+      'data': self.signature,
+      'prior': self.config.diffusion.prior,
+      'classes': list(self.source.classes),
+    }
+
+  def fit(self, compiled, state):
+    """Steps until the end, or until the process is asked to stop."""
+    c, first = self.config.train, int(state.step)
+    if first >= c.steps:
+      runtime.say(f'already trained for {first} steps')
+    batches = pipeline.batches(
+      self.source,
+      batch_size=c.batch_size,
+      seed=self.config.seed,
+      start_step=first,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      workers=self.config.data.workers,
+    )
+    progress = Progress(
+      c.steps,
+      start=first,
+      clips_per_step=c.batch_size,
+      quiet=jax.process_index() > 0,
+    )
+    place = sharding.batch_sharding(self.mesh)
+    window, saved = Window(), first
+    writer = logs.MetricWriter(
+      self.workdir, restored_step=first, tensorboard=c.tensorboard
+    )
+    with Stop() as stop, writer:
+      for n in range(first + 1, c.steps + 1):
+        local = next(batches)
+        batch = {
+          k: jax.make_array_from_process_local_data(place, local[k])
+          for k in self.batch_shapes()
+        }
+        state, metrics = compiled(state, batch)
+        window.add(n, metrics)
+        if n % c.log_every == 0 or n in (1, c.steps):
+          row = window.close()
+          writer.write(n, row)
+          progress.update(n, {'loss': row['loss']})
+        else:
+          progress.update(n)
+        stopping = stop.requested or self.checkpoints.reached_preemption(n)
+        if n % c.checkpoint_every == 0 or n == c.steps or stopping:
+          with progress.pause():
+            self.checkpoints.save(state, self.meta())
+          saved = n
+        if stopping and n < c.steps:
+          self.checkpoints.wait()
+          raise errors.Preempted(
+            f'asked to stop; step {saved} is saved, and the same command '
+            'continues from there'
+          )
+        if c.sample_every and n % c.sample_every == 0 and n < c.steps:
+          with progress.pause():
+            self.show(state, n)
+    self.checkpoints.wait()
+    self.finish(state, time.monotonic())
+    self.checkpoints.close()
+
+  def show(self, state, step: int):
+    """Writes a set of samples and the gallery, while training."""
+    c = self.config
+    clips = self.generate(
+      state.ema_params,
+      count=c.train.sample_count,
+      steps=c.train.sample_steps,
+      classes=self.source.classes,
+      quiet=True,
+    )
+    if jax.process_index() == 0:
+      sample.write(
+        c, self.workdir, clips, name=f'step_{step:07d}', step=step
+      )
+      self.gallery()
+
+  def gallery(self, scores=None):
+    """Makes the page anew from what the workdir holds."""
+    rows = logs.read(self.workdir / 'metrics.jsonl')
+    path = gallery.rebuild(
+      self.workdir,
+      title=self.config.name,
+      facts=sample.facts(self.config) | {'step': rows[-1]['step']},
+      scores=scores,
+      curve={'loss': logs.curve(rows, 'loss')},
+    )
+    return path
+
+  def finish(self, state, begin: float):
+    """The final samples, their scores, and where to look."""
+    c = self.config
+    clips = self.generate(
+      state.ema_params,
+      count=c.sample.count,
+      steps=c.sample.steps,
+      classes=self.source.classes,
+    )
+    if jax.process_index():
+      return
+    sample.write(c, self.workdir, clips, name='final')
+    scores = sample.score(c, clips)
+    page = self.gallery(scores=[scores] if scores else None)
+    seconds = time.monotonic() - begin
+    runtime.say(
+      f'{len(clips.videos)} samples in {duration(seconds)}: open {page}'
+    )
+    sample.print_scores(scores)
