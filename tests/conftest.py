@@ -1,9 +1,22 @@
 """Strictness for every test: eight CPU devices, no silent broadcasting."""
 
-import jax
+import os
+import pathlib
+
 import pytest
 
-jax.config.update('jax_platforms', 'cpu')
+# Compiling is most of what the tests do. Programs are kept between runs, and
+# are not optimised; both hold for the processes that tests start.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import jax  # noqa: E402, reads the variables above
+
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)

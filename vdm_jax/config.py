@@ -84,7 +84,7 @@ def default() -> ml_collections.ConfigDict:
   c.mesh.cpu_devices = 0  # split a CPU into so many devices; 0: do not
 
   c.sample = ml_collections.ConfigDict()
-  c.sample.count = 64
+  c.sample.count = 64  # 0: none after training
   c.sample.batch_size = 16
   c.sample.seed = 0
   c.sample.sampler = 'ancestral'  # one of build.SAMPLERS
@@ -137,7 +137,6 @@ POSITIVE = (
   'train.keep',
   'train.sample_count',
   'train.sample_steps',
-  'sample.count',
   'sample.batch_size',
   'sample.steps',
   'sample.frame_rate',
@@ -149,6 +148,7 @@ NOT_NEGATIVE = (
   'optim.clip',
   'train.sample_every',
   'mesh.cpu_devices',
+  'sample.count',
 )
 FRACTION = ('model.dropout', 'optim.b1', 'optim.b2', 'optim.ema')
 ENUMERATIONS = {

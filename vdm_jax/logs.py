@@ -21,6 +21,7 @@ import numpy as np
 from vdm_jax.errors import ConfigError, DataError
 
 FILE = 'metrics.jsonl'
+Point = tuple[float, float]  # step, value
 
 
 class MetricWriter:
@@ -141,16 +142,12 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   return rows
 
 
-def curve(
-  rows: Iterable[Mapping[str, Any]], name: str
-) -> list[tuple[int, float]]:
+def curve(rows: Iterable[Mapping[str, Any]], name: str) -> list[Point]:
   """The points (step, value) of one metric, where it has a finite value."""
   return [(row['step'], row[name]) for row in rows if row.get(name) is not None]
 
 
-def thin(
-  points: Sequence[tuple[float, float]], most: int = 200
-) -> list[list[float]]:
+def thin(points: Sequence[Point], most: int = 200) -> list[list[float]]:
   """Gathers points (step, value) into at most `most` groups of neighbours.
 
   Returns a list of `[last step, mean, least, greatest value]`, by step. Values
@@ -159,12 +156,12 @@ def thin(
   finite = sorted(p for p in points if math.isfinite(p[1]))
   if not finite:
     return []
-  groups = np.array_split(
-    np.asarray(finite, np.float64), min(most, len(finite))
-  )
-  return [
-    [g[-1, 0], g[:, 1].mean(), g[:, 1].min(), g[:, 1].max()] for g in groups
+  pairs = np.asarray(finite, np.float64)
+  groups = np.array_split(pairs, min(most, len(pairs)))
+  thinned = [
+    (g[-1, 0], g[:, 1].mean(), g[:, 1].min(), g[:, 1].max()) for g in groups
   ]
+  return np.array(thinned).tolist()
 
 
 def plot(name: str, points: Sequence[Sequence[float]]) -> str:
@@ -180,7 +177,7 @@ def plot(name: str, points: Sequence[Sequence[float]]) -> str:
   log = low > 0 and high / low >= 20
   scale = math.log10 if log else float
   bottom, top = scale(low), scale(high)
-  width, height = 640, 200
+  width, height = 480, 200
 
   def x(step: float) -> float:
     return 56 + (step - steps[0]) / (steps[-1] - steps[0] or 1) * (width - 66)
@@ -256,7 +253,9 @@ def _tensorboard(folder: Path) -> Any:
 
 def _ticks(low: float, high: float, *, log: bool) -> list[float]:
   if log:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    decades = range(
+      math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
+    )
     values = [m * 10.0**d for d in decades for m in (1, 3)]
   elif high > low:
     unit = 10.0 ** math.floor(math.log10(high - low))

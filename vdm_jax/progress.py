@@ -21,7 +21,6 @@ class Speed:
   The first interval, in which programs compile, is left out. Of the others,
   one that ended a seconds ago weighs `2^(-a / half_life)`, both in the sum of
   seconds and in the sum of steps, and the quotient of the sums is the speed.
-  So steps that are dispatched in bursts do not disturb it.
   """
 
   def __init__(self, step: int, now: float, half_life: float = HALF_LIFE):
@@ -53,13 +52,14 @@ class Speed:
     """The present speed without pauses; None until it can be known."""
     return self._steps / self._seconds if self._seconds > 0 else None
 
-  def seconds_left(self, total: int) -> float | None:
+  def seconds_left(self, total: int, now: float) -> float | None:
     """Time to step `total` if speed and share of pauses stay as they are."""
     speed = self.steps_per_second()
     if speed is None:
       return None
     pause = self._all_paused / (self._step - self._first)
-    return (total - self._step) * (1 / speed + pause)
+    left = (total - self._step) * (1 / speed + pause)
+    return max(0.0, left - (now - self._time))
 
 
 class Progress:
@@ -103,17 +103,23 @@ class Progress:
     self._speed = Speed(start, self._begin)
     self._shown_at: float | None = None
     self._shown_step: int | None = None
+    self._timed_by_metrics = False
 
   def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     """Notes that `step` steps are done, and shows it when it is time to.
 
+    In a loop that gives metrics, the speed is measured between the calls that
+    give them: elsewhere a step may be dispatched to the device but not done.
+
     Args:
       step: steps done, counted from 0 at the very start of the loop.
       metrics: numbers to show, by name; those of the last call if None. They
-        are converted only when shown: device arrays are not waited for.
+        are converted only when shown.
     """
     self._now = self._clock()
-    self._speed.reached(step, self._now)
+    self._timed_by_metrics |= metrics is not None
+    if metrics is not None or not self._timed_by_metrics:
+      self._speed.reached(step, self._now)
     self._step = step
     self._metrics = self._metrics if metrics is None else dict(metrics)
     interval = _REDRAW if self._tty else self._every
@@ -152,7 +158,7 @@ class Progress:
       if self._clips_per_step is not None:
         parts.append(f'{number(speed * self._clips_per_step)} clips/s')
     times = f'{duration(self._now - self._begin)} gone'
-    left = self._speed.seconds_left(self._total)
+    left = self._speed.seconds_left(self._total, self._now)
     if left is not None and self._step < self._total:
       times += f', {duration(left)} left'
     return ' | '.join([*parts, times])

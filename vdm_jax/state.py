@@ -21,7 +21,7 @@ class TrainState:
     opt_state: the optimizer's state.
   """
 
-  step: jax.Array
+  step: PyTree
   params: PyTree
   ema_params: PyTree
   opt_state: PyTree

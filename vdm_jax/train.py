@@ -21,17 +21,22 @@ from vdm_jax.progress import Progress, duration
 PyTree = Any
 
 
-def run(config, workdir: pathlib.Path):
+def run(config, workdir: pathlib.Path, devices=None):
   """Trains until `config.train.steps`, from the newest checkpoint if any.
 
   Leaves in the workdir: `config.json`, `checkpoints/`, `metrics.jsonl`,
   `samples/` and the gallery `index.html`.
 
+  Args:
+    config: the settings, validated.
+    workdir: where the run lives; a new folder or one of the same config.
+    devices: the devices to train on, all by default.
+
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
   c = config.train
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
   claim(workdir, config)
   source = build.source(config)
@@ -337,8 +342,9 @@ class Trainer:
           with progress.pause():
             self.show(state, n)
     self.checkpoints.wait()
-    self.finish(state, time.monotonic())
     self.checkpoints.close()
+    if self.config.sample.count:
+      self.finish(state, time.monotonic())
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""

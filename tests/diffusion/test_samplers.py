@@ -219,68 +219,89 @@ def test_clipping_keeps_the_samples_in_range():
   assert np.abs(run(denoiser.clipped(wide), step, levels)).max() <= 1
 
 
-@pytest.mark.parametrize(
-  'step',
-  [
-    samplers.ancestral(0.3),
-    samplers.ddim(),
-    samplers.predictor_corrector(samplers.ancestral(0.0)),
-  ],
-  ids=['ancestral', 'ddim', 'predictor_corrector'],
-)
-def test_a_sample_does_not_know_its_batch(step):
-  levels = schedules.logsnr_grid(5, schedules.CosineSchedule())
+STEPS = {
+  'ancestral': samplers.ancestral(0.3),
+  'ddim': samplers.ddim(),
+  'predictor_corrector': samplers.predictor_corrector(samplers.ancestral(0.0)),
+}
+# Whole vectors of pixels: what is tested is the sampler's arithmetic, and not
+# whether the compiler rounds the remainder of a loop in the same way.
+FEW = (2, 4, 4, 1)
 
-  def denoise(z, logsnr):
-    return jnp.tanh(z * over_video(jnp.exp(logsnr / 8)))
+
+@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
+def test_a_sample_does_not_know_its_batch_or_mesh(step):
+  levels = schedules.logsnr_grid(5, schedules.CosineSchedule())
+  static = ('denoise', 'step', 'prior', 'shape')
+  jitted = jax.jit(samplers.sample, static_argnames=static)
+  denoise = gaussian()
 
   def go(keys):
-    return samplers.sample(
+    return jitted(
       denoise,
       step,
       keys=keys,
-      shape=(2, 3, 3, 1),
+      shape=FEW,
       logsnrs=levels,
       prior=NoisePrior(),
     )
 
-  go = jax.jit(go)
-  four = go(keys(4))
-  for i in (0, 3):
-    np.testing.assert_array_equal(go(keys(4)[i : i + 1])[0], four[i])
-  np.testing.assert_array_equal(go(keys(4)[::-1]), four[::-1])
+  eight = go(keys(8))
+  np.testing.assert_array_equal(go(keys(8)[5:6])[0], eight[5])
+  np.testing.assert_array_equal(go(keys(8)[2:6]), eight[2:6])
+  np.testing.assert_array_equal(go(keys(8)[::-1]), eight[::-1])
+  auto = (jax.sharding.AxisType.Auto,)
+  mesh = jax.make_mesh((8,), ('data',), axis_types=auto)
+  spec = jax.sharding.PartitionSpec('data')
+  place = jax.sharding.NamedSharding(mesh, spec)
+  spread = go(jax.device_put(keys(8), place))
+  assert len(spread.sharding.device_set) == 8
+  # Another program, so equal to rounding; the noise itself is exact.
+  np.testing.assert_allclose(spread, eight, rtol=0, atol=1e-6)
+  first = jax.jit(
+    lambda keys: samplers.first_latent(keys=keys, shape=FEW, prior=NoisePrior())
+  )
+  np.testing.assert_array_equal(
+    first(jax.device_put(keys(8), place)), first(keys(8))
+  )
   # Negative control: another key is another sample.
-  assert not np.array_equal(go(keys(1, seed=1))[0], four[0])
+  assert not np.array_equal(go(keys(1, seed=1))[0], eight[0])
 
 
-def test_a_sample_does_not_know_its_mesh():
-  static = ('denoise', 'step', 'prior', 'shape')
-  go = jax.jit(samplers.sample, static_argnames=static)
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
-  sharding = jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec('data')
-  )
-  denoise, step = gaussian(), samplers.ancestral(0.3)
+@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
+def test_sampling_in_parts_is_sampling_at_once(step):
+  levels = jnp.asarray(schedules.logsnr_grid(7, schedules.CosineSchedule()))
 
-  def run_on(keys):
-    return go(
-      denoise,
+  @jax.jit
+  def advance(z, begin, end):
+    return samplers.advance(
+      gaussian(),
       step,
-      keys=keys,
-      shape=(2, 3, 3, 1),
-      logsnrs=schedules.logsnr_grid(4, schedules.CosineSchedule()),
+      z=z,
+      keys=keys(2),
+      logsnrs=levels,
       prior=NoisePrior(),
+      begin=begin,
+      end=end,
     )
 
-  spread = run_on(jax.device_put(keys(8), sharding))
-  assert len(spread.sharding.device_set) == 8
-  np.testing.assert_array_equal(spread, run_on(keys(8)))
+  z = samplers.first_latent(keys=keys(2), shape=FEW, prior=NoisePrior())
+  whole = advance(z, 0, 6)
+  parts = advance(advance(advance(z, 0, 1), 1, 4), 4, 6)
+  np.testing.assert_array_equal(parts, whole)
+  np.testing.assert_array_equal(advance(z, 3, 3), z)
+  at_once = run(gaussian(), step, levels, FEW)
+  finished = gaussian()(whole, jnp.broadcast_to(levels[-2], 2))
+  np.testing.assert_allclose(finished, at_once, atol=1e-6)
+  # Negative control: a step left out is seen.
+  assert np.abs(advance(advance(z, 0, 2), 3, 6) - whole).max() > 1e-3
 
 
-def test_all_noise_of_a_sample_is_drawn_from_distinct_streams():
-  """Five draws of three steps: none repeats, within or across steps."""
+@pytest.mark.parametrize(
+  ('name', 'draws'), [('ancestral', 3), ('predictor_corrector', 5)]
+)
+def test_all_noise_of_a_sample_is_drawn_from_distinct_streams(name, draws):
+  """Three steps: no draw repeats another, within or across steps."""
   drawn = []
 
   class Recorder(NoisePrior):
@@ -291,7 +312,7 @@ def test_all_noise_of_a_sample_is_drawn_from_distinct_streams():
 
   out = samplers.sample(
     gaussian(),
-    samplers.predictor_corrector(samplers.ancestral(0.3)),
+    STEPS[name],
     keys=keys(1),
     shape=(1, 8, 8, 1),
     logsnrs=np.array([-5.0, -2.0, 0.0, 5.0], np.float32),
@@ -299,8 +320,9 @@ def test_all_noise_of_a_sample_is_drawn_from_distinct_streams():
   )
   jax.block_until_ready(out)
   jax.effects_barrier()
-  assert len(drawn) == 5  # the first latent, and twice per step but the last
-  correlation = np.corrcoef(np.stack(drawn)) - np.eye(5)
+  # The first latent, then once or twice per step but the last.
+  assert len(drawn) == draws
+  correlation = np.corrcoef(np.stack(drawn)) - np.eye(draws)
   assert np.abs(correlation).max() < 0.6
 
 

@@ -20,7 +20,7 @@ def video(seed=0, shape=(2, 3, 4, 4, 8)):
 def test_norm_equals_the_reference_on_each_frame(randomize):
   x = 3 + 2 * video()
   norm = GroupNorm(4)
-  params = randomize(norm.init(jax.random.key(0), x))
+  params = randomize(norm, x)
   reference = nn.GroupNorm(4, use_fast_variance=False)
   expected = reference.apply(params, x.reshape(-1, 4, 4, 8)).reshape(x.shape)
   np.testing.assert_allclose(norm.apply(params, x), expected, atol=2e-5)
@@ -31,7 +31,7 @@ def test_norm_equals_the_reference_on_each_frame(randomize):
 
 def test_norm_then_scale_shift_and_swish(randomize):
   x, scale, shift = video(), video(1, (2, 3, 8)), video(2, (2, 1, 8))
-  params = randomize(GroupNorm(2).init(jax.random.key(0), x))
+  params = randomize(GroupNorm(2), x)
   y = GroupNorm(2).apply(params, x)
   y = y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
   z = GroupNorm(2, swish=True).apply(params, x, scale, shift)
@@ -99,7 +99,7 @@ def test_residual_block_starts_as_its_shortcut(features):
 def test_block_conditions_each_frame_by_its_own_vector(randomize):
   x, emb = video(), video(1, (2, 3, 5))
   block = ResBlock(8, 4)
-  params = randomize(block.init(jax.random.key(0), x, emb))
+  params = randomize(block, x, emb)
   y = block.apply(params, x, emb)
   changed = block.apply(params, x, emb.at[:, 1].add(1.0))
   np.testing.assert_array_equal(y[:, ::2], changed[:, ::2])
@@ -108,7 +108,7 @@ def test_block_conditions_each_frame_by_its_own_vector(randomize):
 
 def test_dropout_runs_in_training_only(randomize):
   x, emb = video(), video(1, (2, 1, 5))
-  params = randomize(ResBlock(8, 4).init(jax.random.key(0), x, emb))
+  params = randomize(ResBlock(8, 4), x, emb)
   quiet = ResBlock(8, 4, dropout=0.5).apply(params, x, emb)
   np.testing.assert_array_equal(quiet, ResBlock(8, 4).apply(params, x, emb))
   noisy = ResBlock(8, 4, dropout=0.5, train=True).apply(
@@ -124,7 +124,7 @@ def test_resampling_halves_or_doubles_each_frame(
 ):
   x, emb = video(), video(1, (2, 1, 5))
   module = Resample(kind, direction, 4)
-  params = randomize(module.init(jax.random.key(0), x, emb))
+  params = randomize(module, x, emb)
   y = module.apply(params, x, emb)
   assert y.shape == (2, 3, side, side, 8)
   one = module.apply(params, x[:, 1:2], emb)

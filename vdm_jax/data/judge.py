@@ -11,12 +11,9 @@ Coordinates are (x, y) in pixels, y downwards; pixel i covers [i, i + 1].
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-
-from vdm_jax.errors import DataError
 
 SHAPES = ('disc', 'square', 'triangle')
 COLOURS = {
@@ -34,12 +31,12 @@ RADIUS = (0.17, 0.23)  # half the width of the box around a shape / frame size
 SPEED = (0.05, 0.1)  # path length between two frames at stride 1 / frame size
 
 # What the judge lets pass.
-MIN_EXPLAINED = 0.85  # share of a frame's contrast that the fitted shape draws
-SOFTNESS = 0.06  # sigma of the blur before comparing / frame size
+MIN_EXPLAINED = 0.9  # share of a frame's contrast that the fitted shape draws
+SOFTNESS = 0.05  # sigma of the blur before comparing / frame size
 MIN_SHARE = 0.8  # share of the foreground that hangs together
 MAX_COLOUR_ERROR = 80.0  # distance to the palette in 8-bit RGB
 MAX_BACKGROUND_ERROR = 40.0
-MAX_ERROR = 1.0  # pixels of root mean square around the trajectory
+MAX_ERROR = 1.0  # pixels of root mean square around the trajectory; any size
 MAX_SPREAD = 0.4  # ... and as a share of the spread of the track
 SLACK = 1.15  # by how much a speed may exceed the data's range
 SIZE_SLACK = 1.3  # ... and a radius
@@ -67,11 +64,11 @@ def coverage(
 
   Args:
     shape: index into SHAPES.
-    centre: (x, y) of the box, in pixels.
-    radius: half the side of the box, in pixels.
-    height: pixels of the picture, downwards.
-    width: pixels of the picture, across.
-    rows: strips per pixel.
+    centre: (x, y) of the box.
+    radius: half the side of the box.
+    height: rows of the picture.
+    width: columns of the picture.
+    rows: strips of a pixel.
   """
   lines = ((np.arange(height * rows) + 0.5) / rows).astype(centre.dtype)
   columns = np.arange(width).astype(centre.dtype)
@@ -92,7 +89,7 @@ def coverage(
   return strips.reshape(-1, height, rows, width).mean(axis=2)
 
 
-def direction(velocity: Sequence[float] | np.ndarray) -> str:
+def direction(velocity: Float[np.ndarray, ' 2']) -> str:
   """The one of DIRECTIONS that a velocity (x, y) mostly points to."""
   x, y = float(velocity[0]), float(velocity[1])
   if abs(x) >= abs(y):
@@ -139,8 +136,7 @@ class Verdict:
   @property
   def label(self) -> int | None:
     """The most frequent class among valid frames; None without a valid one."""
-    labels = self.shape * len(COLOURS) + self.colour
-    labels = labels[self.valid]
+    labels = (self.shape * len(COLOURS) + self.colour)[self.valid]
     return int(np.bincount(labels).argmax()) if len(labels) else None
 
   @property
@@ -171,27 +167,27 @@ def judge(
   size = np.array(video.shape[2:0:-1], np.float64)  # (x, y)
   valid = frames['valid']
   labels = frames['shape'] * len(COLOURS) + frames['colour']
-  same = valid & (labels == np.bincount(labels[valid], minlength=1).argmax())
-  identity = float(same.mean())
+  counts = np.bincount(labels[valid], minlength=1)
+  identity = float(counts.max() / len(labels))
   velocity, error, moves = np.zeros(2), np.inf, False
   if valid.sum() >= 4:
     times, track = np.flatnonzero(valid), frames['position'][valid]
-    velocity, squares = np.empty(2), 0.0
     wall = float(np.median(frames['radius'][valid]))
-    for axis in range(2):
-      velocity[axis], residual = fit_bounces(
+    axes = [
+      fit_bounces(
         times,
         track=track[:, axis] - wall,
         room=size[axis] - 2.0 * wall,
         max_speed=SPEED[1] * stride * SLACK * size[axis],
       )
-      squares += residual**2
-    error = float(np.sqrt(squares))
+      for axis in range(2)
+    ]
+    velocity, residual = np.transpose(axes)
+    error = float(np.linalg.norm(residual))
     spread = float(np.sqrt(track.var(axis=0).sum()))
     speed = float(np.linalg.norm(velocity / size)) / stride
-    moves = error < MAX_SPREAD * spread and (
-      SPEED[0] / 2.0 < speed < SPEED[1] * SLACK
-    )
+    slow, fast = SPEED[0] / 2.0, SPEED[1] * SLACK
+    moves = slow < speed < fast and error < MAX_SPREAD * spread
   return Verdict(
     **frames,
     identity=identity,
@@ -257,7 +253,6 @@ def fit_bounces(
 
 def _examine(video: UInt8[np.ndarray, 't h w 3']) -> dict[str, np.ndarray]:
   """The per-frame part of a Verdict, as a dict of its arrays."""
-  height, width = video.shape[1:3]
   frames = video.astype(np.float32)
   ground = np.median(frames, axis=(1, 2))
   contrast = frames - ground[:, None, None]
@@ -274,14 +269,13 @@ def _examine(video: UInt8[np.ndarray, 't h w 3']) -> dict[str, np.ndarray]:
 
   fits = []
   for shape in range(len(SHAPES)):
-    guess = _guess(shape, thing)
-    centre, radius = _fit(shape, light, guess)
-    template = _template(shape, centre, radius, height=height, width=width)
+    place = _fit(shape, light, _guess(shape, thing))
+    template = _template(shape, place, video.shape[1:3])
     mass = np.square(template).sum(axis=(1, 2)) + 1e-6
     colour = np.einsum('thw,thwc->tc', template, contrast) / mass[:, None]
     explained = mass * np.square(colour).sum(axis=-1) / total
-    fits.append((centre, radius, colour + ground, explained))
-  centre, radius, colour, explained = (
+    fits.append((place, colour + ground, explained))
+  place, colour, explained = (
     np.stack(a).astype(np.float64) for a in zip(*fits, strict=True)
   )
   shape = explained.argmax(axis=0)
@@ -289,12 +283,12 @@ def _examine(video: UInt8[np.ndarray, 't h w 3']) -> dict[str, np.ndarray]:
   palette = np.array(list(COLOURS.values()), np.float64)
   off = np.linalg.norm(colour[pick][:, None] - palette[None], axis=-1)
   dark = np.linalg.norm(ground - np.array([BACKGROUND], np.float32), axis=-1)
-  size = radius[pick] / min(height, width)
+  size = place[pick][:, 2] / min(video.shape[1:3])
   return {
     'shape': shape,
     'colour': off.argmin(axis=1),
-    'position': centre[pick],
-    'radius': radius[pick],
+    'position': place[pick][:, :2],
+    'radius': place[pick][:, 2],
     'explained': explained[pick],
     'valid': (
       (explained[pick] > MIN_EXPLAINED)
@@ -314,23 +308,13 @@ def _largest_part(
   t, h, w = mask.shape
   names = np.arange(1, h * w + 1).reshape(1, h, w) * mask
   while True:
-    spread = np.pad(names, ((0, 0), (1, 1), (1, 1)))
-    spread = (
-      np.max(
-        [
-          names,
-          spread[:, 2:, 1:-1],
-          spread[:, :-2, 1:-1],
-          spread[:, 1:-1, 2:],
-          spread[:, 1:-1, :-2],
-        ],
-        axis=0,
-      )
-      * mask
-    )
-    if np.array_equal(spread, names):
+    near = np.pad(names, ((0, 0), (1, 1), (1, 1)))
+    down, right = near[:, 2:, 1:-1], near[:, 1:-1, 2:]
+    up, left = near[:, :-2, 1:-1], near[:, 1:-1, :-2]
+    near = np.max([names, up, down, left, right], axis=0) * mask
+    if np.array_equal(near, names):
       break
-    names = spread
+    names = near
   names = names + (h * w + 1) * np.arange(t)[:, None, None]
   sizes = np.bincount(names.ravel(), minlength=t * (h * w + 1))
   sizes = sizes.reshape(t, h * w + 1)[:, 1:]
@@ -352,14 +336,11 @@ def _guess(
   return np.stack([x, y, radius], axis=1).astype(np.float32)
 
 
-def _template(shape, centre, radius, *, height, width):
-  """`coverage`, softened as the frames are."""
-  rows = max(1, 64 // height)  # enough strips, on any size of picture
-  return _soften(
-    coverage(
-      shape, centre=centre, radius=radius, height=height, width=width, rows=rows
-    )
-  )
+def _template(shape, place, size):
+  """`coverage` at places (x, y, radius), softened as the frames are."""
+  sides = {'height': size[0], 'width': size[1], 'rows': max(1, 64 // size[0])}
+  centre, radius = place[:, :2], place[:, 2]
+  return _soften(coverage(shape, centre=centre, radius=radius, **sides))
 
 
 def _soften(pictures: Float[np.ndarray, 'n h w']) -> Float[np.ndarray, 'n h w']:
@@ -381,110 +362,38 @@ def _fit(
   shape: int,
   light: Float[np.ndarray, 't h w'],
   guess: Float[np.ndarray, 't 3'],
-) -> tuple[Float[np.ndarray, 't 2'], Float[np.ndarray, ' t']]:
-  """Least squares for amplitude * coverage(centre, radius) = light.
+) -> Float[np.ndarray, 't 3']:
+  """Least squares for amplitude * coverage(x, y, radius) = light.
 
-  Gauss-Newton: linear in the amplitude and, through differences of templates,
-  in the three others.
+  Levenberg-Marquardt for each frame, by differences of templates. The shape
+  stays inside the picture: a larger one, cut by the border, can look the same.
   """
   t, height, width = light.shape
   step = np.float32(0.1)
   shifts = step * np.eye(4, 3, -1, dtype=np.float32)
-  least = np.float32([0.0, 0.0, 0.05 * min(height, width)])
-  most = np.float32([width, height, 0.5 * min(height, width)])
-  p = np.clip(guess, least, most)
-  for _ in range(6):
+  extent = np.array([[width, height]], np.float32)
+  low, high = 0.05 * min(height, width), 0.4 * min(height, width)
+  p, kept = guess, guess
+  best, damping = np.full(t, -1.0), np.full(t, 1e-2, np.float32)
+  normal, right = np.zeros((t, 4, 4), p.dtype), np.zeros((t, 4, 1), p.dtype)
+  for _ in range(8):
+    radius = np.clip(p[:, 2:], low, high)
+    centre = np.clip(p[:, :2], radius, extent - radius)
+    p = np.concatenate([centre, radius], axis=1)
     q = (p[:, None] + shifts[None]).reshape(4 * t, 3)
-    basis = _template(shape, q[:, :2], q[:, 2], height=height, width=width)
-    basis = basis.reshape(t, 4, height * width)
+    basis = _template(shape, q, (height, width)).reshape(t, 4, -1)
     basis[:, 1:] = (basis[:, 1:] - basis[:, :1]) / step
-    normal = basis @ basis.transpose(0, 2, 1) + 1e-3 * np.eye(4, dtype=p.dtype)
-    right = basis @ light.reshape(t, -1, 1)
-    solution = np.linalg.solve(normal, right)[..., 0]
+    now = basis @ basis.transpose(0, 2, 1)
+    match = basis @ light.reshape(t, -1, 1)
+    gain = match[:, 0, 0] ** 2 / (now[:, 0, 0] + 1e-6)
+    up = gain > best
+    best, kept = np.where(up, gain, best), np.where(up[:, None], p, kept)
+    normal = np.where(up[:, None, None], now, normal)
+    right = np.where(up[:, None, None], match, right)
+    damping = damping * np.where(up, 0.2, 10.0).astype(np.float32)
+    ridge = damping[:, None] * normal.diagonal(axis1=1, axis2=2) + 1e-4
+    ridge = ridge[..., None] * np.diag(np.float32([0.0, 1.0, 1.0, 1.0]))
+    solution = np.linalg.solve(normal + ridge, right)[..., 0]
     move = solution[:, 1:] / np.maximum(solution[:, :1], 0.2)
-    p = np.clip(p + np.clip(move, -p[:, 2:] / 2, p[:, 2:] / 2), least, most)
-  return p[:, :2], p[:, 2]
-
-
-def matches(verdict: Verdict, caption: str) -> dict[str, bool]:
-  """Whether a clip shows what its caption says: shape, colour, direction.
-
-  Args:
-    verdict: of the clip.
-    caption: with one of each of SHAPES, COLOURS and DIRECTIONS among its words.
-
-  Raises:
-    DataError: a word of a kind is missing.
-  """
-  words = caption.lower().replace('.', ' ').replace(',', ' ').split()
-  asked = {}
-  for kind, known in (
-    ('shape', SHAPES),
-    ('colour', tuple(COLOURS)),
-    ('direction', DIRECTIONS),
-  ):
-    named = [word for word in words if word in known]
-    if len(named) != 1:
-      raise DataError(
-        f'caption ({caption!r}); name one {kind} of {", ".join(known)}'
-      )
-    asked[kind] = named[0]
-  label = verdict.label
-  if label is None:
-    return dict.fromkeys(asked, False)
-  shape, colour = divmod(label, len(COLOURS))
-  return {
-    'shape': SHAPES[shape] == asked['shape'],
-    'colour': list(COLOURS)[colour] == asked['colour'],
-    'direction': verdict.direction == asked['direction'],
-  }
-
-
-def scores(
-  videos: UInt8[np.ndarray, 'b t h w 3'],
-  *,
-  captions: Sequence[str] | None = None,
-  labels: Int[np.ndarray, ' b'] | None = None,
-  stride: float = 1.0,
-) -> dict[str, float]:
-  """Judge many clips.
-
-  Args:
-    videos: the clips.
-    captions: what each should show; adds `caption_shape`, `caption_colour`,
-      `caption_direction` and `caption`, all three at once.
-    labels: the class each should show; adds `label`, the share that does.
-    stride: see `judge`.
-
-  Returns:
-    Means of `valid` (over frames), `identity`, `moves` and `success`, and the
-    median `trajectory_error` in pixels; that is absent where most clips have no
-    track.
-
-  Raises:
-    ValueError: no videos, or not as many captions or labels as videos.
-    DataError: a caption that does not name shape, colour and direction.
-  """
-  if not len(videos):
-    raise ValueError('scores: no videos')
-  verdicts = [judge(video, stride=stride) for video in videos]
-  means = {
-    'valid': [v.valid.mean() for v in verdicts],
-    'identity': [v.identity for v in verdicts],
-    'moves': [v.moves for v in verdicts],
-    'success': [v.success for v in verdicts],
-  }
-  if captions is not None:
-    pairs = zip(verdicts, captions, strict=True)
-    met = [matches(verdict, caption) for verdict, caption in pairs]
-    for kind in ('shape', 'colour', 'direction'):
-      means[f'caption_{kind}'] = [m[kind] for m in met]
-    means['caption'] = [all(m.values()) for m in met]
-  if labels is not None:
-    pairs = zip(verdicts, labels, strict=True)
-    means['label'] = [v.label == int(label) for v, label in pairs]
-  result = {name: float(np.mean(values)) for name, values in means.items()}
-  error = float(np.median([v.trajectory_error for v in verdicts]))
-  if math.isfinite(error):
-    result['trajectory_error'] = error
-  return result
+    p = kept + np.clip(move, -radius / 2.0, radius / 2.0)
+  return kept

@@ -9,9 +9,11 @@ alone whether a generated clip obeys the same laws.
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vdm_jax.data.judge import (
   BACKGROUND,
@@ -25,10 +27,8 @@ from vdm_jax.data.judge import (
   direction,
   fold,
   judge,
-  matches,
-  scores,
 )
-from vdm_jax.errors import ConfigError
+from vdm_jax.errors import ConfigError, DataError
 
 __all__ = [
   'BACKGROUND',
@@ -146,7 +146,7 @@ class Shapes:
     """Names of the classes, such as 'red disc', in the order of labels."""
     return tuple(f'{c} {s}' for s in SHAPES for c in COLOURS)
 
-  def signature(self) -> dict:
+  def signature(self) -> dict[str, Any]:
     """What tells these clips from those of other arguments, as JSON."""
     return {
       'source': 'shapes',
@@ -197,7 +197,9 @@ class Shapes:
       positions=path * self.size,
     )
 
-  def clip(self, index: int, rng: np.random.Generator | None = None) -> dict:
+  def clip(
+    self, index: int, rng: np.random.Generator | None = None
+  ) -> dict[str, Any]:
     """One example: `video`, `label`, `caption` and `id`.
 
     Args:
@@ -206,7 +208,7 @@ class Shapes:
 
     Returns:
       `video` uint8 `[t, h, w, 3]`, `label` int32 in [0, CLASSES), `caption`,
-      and `id`, the index.
+      and `id`, which names seed and index.
 
     Raises:
       IndexError: `index` is not in [0, len(self)).
@@ -217,5 +219,89 @@ class Shapes:
       'video': render(state, size=self.size),
       'label': np.int32(state.label),
       'caption': state.caption,
-      'id': int(index),
+      'id': f'shapes-{self.seed}-{index}',
     }
+
+
+def matches(verdict: Verdict, caption: str) -> dict[str, bool]:
+  """Whether a clip shows what its caption says: shape, colour, direction.
+
+  Args:
+    verdict: of the clip.
+    caption: with one of each of SHAPES, COLOURS and DIRECTIONS among its words.
+
+  Raises:
+    DataError: a word of a kind is missing.
+  """
+  words = caption.lower().replace('.', ' ').replace(',', ' ').split()
+  asked = {}
+  for kind, known in (
+    ('shape', SHAPES),
+    ('colour', tuple(COLOURS)),
+    ('direction', DIRECTIONS),
+  ):
+    named = [word for word in words if word in known]
+    if len(named) != 1:
+      raise DataError(
+        f'caption ({caption!r}); name one {kind} of {", ".join(known)}'
+      )
+    asked[kind] = named[0]
+  label = verdict.label
+  if label is None:
+    return dict.fromkeys(asked, False)
+  shape, colour = divmod(label, len(COLOURS))
+  return {
+    'shape': SHAPES[shape] == asked['shape'],
+    'colour': list(COLOURS)[colour] == asked['colour'],
+    'direction': verdict.direction == asked['direction'],
+  }
+
+
+def scores(
+  videos: UInt8[np.ndarray, 'b t h w 3'],
+  *,
+  captions: Sequence[str] | None = None,
+  labels: Int[np.ndarray, ' b'] | None = None,
+  stride: float = 1.0,
+) -> dict[str, float]:
+  """Judge many clips.
+
+  Args:
+    videos: the clips.
+    captions: what each should show; adds `caption_shape`, `caption_colour`,
+      `caption_direction` and `caption`, all three at once.
+    labels: the class each should show; adds `label`, the share that does.
+    stride: see `judge`.
+
+  Returns:
+    Means of `valid` (over frames), `identity`, `moves` and `success`, and the
+    median `trajectory_error` in pixels; that is absent where most clips have no
+    track.
+
+  Raises:
+    ValueError: no videos, or not as many captions or labels as videos.
+    DataError: a caption that does not name shape, colour and direction.
+  """
+  if not len(videos):
+    raise ValueError('scores: no videos')
+  verdicts = [judge(video, stride=stride) for video in videos]
+  means = {
+    'valid': [v.valid.mean() for v in verdicts],
+    'identity': [v.identity for v in verdicts],
+    'moves': [v.moves for v in verdicts],
+    'success': [v.success for v in verdicts],
+  }
+  if captions is not None:
+    pairs = zip(verdicts, captions, strict=True)
+    met = [matches(verdict, caption) for verdict, caption in pairs]
+    for kind in ('shape', 'colour', 'direction'):
+      means[f'caption_{kind}'] = [m[kind] for m in met]
+    means['caption'] = [all(m.values()) for m in met]
+  if labels is not None:
+    pairs = zip(verdicts, labels, strict=True)
+    means['label'] = [v.label == int(label) for v, label in pairs]
+  result = {name: float(np.mean(values)) for name, values in means.items()}
+  error = float(np.median([v.trajectory_error for v in verdicts]))
+  if math.isfinite(error):
+    result['trajectory_error'] = error
+  return result

@@ -36,7 +36,10 @@ def sample(
   and σ is 1. Noise at the last step would stay visible when γ > 0, so the
   answer is x̂ at the last level but one.
 
-  Example i depends on `keys[i]` alone, for any batch size. N + 1 levels
+  Example i depends on `keys[i]` alone: its noise has the same bits for any
+  batch size and mesh. The sample follows it to the bit for any batch size, if
+  the denoiser's own arithmetic does, and to rounding on a mesh, for which the
+  compiler makes another program. N + 1 levels
   cost N calls of the denoiser (2 N − 1 with a corrector).
 
   Args:
@@ -64,7 +67,7 @@ def sample(
     begin=0,
     end=levels.size - 2,
   )
-  return denoise(z, jnp.broadcast_to(levels[-2], keys.shape))
+  return denoise(z, _per_example(levels[-2], keys))
 
 
 def first_latent(
@@ -92,7 +95,8 @@ def advance(
 
   Several calls give what one call over the whole range gives, so a caller may
   stop in between to report or to save. The range may be traced: one compiled
-  program serves all parts. With a static range the loop is a scan.
+  program serves all parts. With a static range the loop is a scan. For N + 1
+  levels, 0 ≤ begin ≤ end ≤ N − 1: the last step belongs to `sample`.
   """
 
   def body(i, z: Video) -> Video:
@@ -100,8 +104,8 @@ def advance(
       denoise,
       keys=fold(keys, i + 1),
       z=z,
-      logsnr_t=jnp.broadcast_to(logsnrs[i], keys.shape),
-      logsnr_s=jnp.broadcast_to(logsnrs[i + 1], keys.shape),
+      logsnr_t=_per_example(logsnrs[i], keys),
+      logsnr_s=_per_example(logsnrs[i + 1], keys),
       prior=prior,
     )
     return z_s
@@ -188,6 +192,14 @@ def langevin(
   alpha, sigma = process.alpha_sigma(process.over_video(logsnr))
   drift = z - alpha * denoise(z, logsnr)
   return z - 0.5 * delta * drift + np.sqrt(delta) * sigma * eps
+
+
+def _per_example(
+  logsnr: Float[Array, ''], keys: Key[Array, 'b']
+) -> Float[Array, 'b']:
+  # Without the barrier the coefficients of a level are fused into scalar or
+  # vector code as the batch size has it, which moves samples by a rounding.
+  return jax.lax.optimization_barrier(jnp.broadcast_to(logsnr, keys.shape))
 
 
 def fold(

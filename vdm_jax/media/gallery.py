@@ -41,12 +41,11 @@ class Tile:
   mp4: bytes | None  # None: the file is gone, which the page says
   facts: Facts = dataclasses.field(default_factory=dict)
   text: str = ''
-  wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A titled row of tiles; `lines` are listed, folded, below them."""
+  """A titled row of tiles, or one grid with its clips listed in `lines`."""
 
   title: str
   tiles: Sequence[Tile]
@@ -87,8 +86,7 @@ def write_samples(
       shows as a grid; None for final samples, which it shows one by one.
     title: the heading; made from `step` or `name` if None.
     note: a sentence below the heading.
-    gifs: write GIFs too.
-    array: write `videos.npy` too.
+    gifs, array: write GIFs, and `videos.npy`, too.
 
   Returns:
     The folder of the set.
@@ -102,6 +100,7 @@ def write_samples(
       f'bad name of a sample set ({name}); use letters, digits, - _ .'
     )
   writing.check_uint8(videos, 'videos', 'n t h w 3')
+  rate = writing.frame_rate(fps)
   if len(items) != len(videos):
     raise ValueError(f'{len(items)} items for {len(videos)} videos')
   here = Path(folder, 'samples', name)
@@ -111,11 +110,11 @@ def write_samples(
   sheet = videos[:_SHEET_SIDE, frames.astype(int)]
   writing.write_png(here / 'sheet.png', writing.contact_sheet(sheet))
   tiles = min(len(videos), 64, writing.grid_capacity(*videos.shape[2:4]))
-  writing.write_grid_mp4(here / 'grid.mp4', videos[:tiles], fps)
+  writing.write_grid_mp4(here / 'grid.mp4', videos[:tiles], rate)
   for i, video in enumerate(videos):
-    writing.write_mp4(here / f'{i:04d}.mp4', video, fps)
+    writing.write_mp4(here / f'{i:04d}.mp4', video, rate)
     if gifs:
-      writing.write_gif(here / f'{i:04d}.gif', video, fps)
+      writing.write_gif(here / f'{i:04d}.gif', video, rate)
   if array:
     writing.write_array(here / 'videos.npy', videos)
   heading = name if step is None else f'Step {step}'
@@ -129,7 +128,7 @@ def write_samples(
     'in_grid': tiles,
     'items': [dict(item) for item in items],
   }
-  _write_json(here / 'section.json', section)
+  writing.write_json(here / 'section.json', section)
   return here
 
 
@@ -138,7 +137,7 @@ def rebuild(
   title: str | None = None,
   facts: Facts | None = None,
   scores: Sequence[Facts] | None = None,
-  curve: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+  curve: Mapping[str, Sequence[logs.Point]] | None = None,
 ) -> Path:
   """Makes `folder/index.html` from the sets of samples in `folder/samples`.
 
@@ -151,7 +150,7 @@ def rebuild(
     folder: the run's folder.
     title: the page's title.
     facts: what there is to know of the run, by name.
-    scores: the rows of a table: mappings from column to value.
+    scores: the rows of a table, mappings from column to value.
     curve: points (step, value) by the metric's name; one plot for each.
 
   Returns:
@@ -161,25 +160,19 @@ def rebuild(
     DataError: a `section.json` is damaged.
   """
   samples = Path(folder, 'samples')
+  path = samples / 'gallery.json'
   about = {'title': 'Samples', 'facts': {}, 'scores': [], 'curve': {}}
-  about |= _read_json(samples / 'gallery.json', missing_ok=True)
+  if path.exists():
+    about |= _read_json(path)
   given = {'title': title, 'facts': facts, 'scores': scores}
   about |= {k: v for k, v in given.items() if v is not None}
   if curve is not None:
     about['curve'] = {name: logs.thin(points) for name, points in curve.items()}
-  _write_json(samples / 'gallery.json', about)
+  writing.write_json(path, about)
   # As read back, so that the page is the same whoever makes it.
-  about = _read_json(samples / 'gallery.json')
-  page = render(
-    about['title'],
-    about['facts'],
-    _load(samples),
-    scores=about['scores'],
-    curve=about['curve'],
-  )
-  path = Path(folder, 'index.html')
-  writing.write_bytes(path, page.encode())
-  return path
+  page = render(sections=_load(samples), **_read_json(path))
+  writing.write_bytes(Path(folder, 'index.html'), page.encode())
+  return Path(folder, 'index.html')
 
 
 def render(
@@ -199,8 +192,7 @@ def render(
     scores: rows of a table, mappings from column to value.
     curve: points as of `logs.thin`, by the metric's name.
 
-  Returns:
-    A whole HTML document, the same for the same arguments.
+  Returns a whole HTML document, the same for the same arguments.
   """
   plots = ''.join(
     logs.plot(name, points) for name, points in (curve or {}).items()
@@ -208,9 +200,9 @@ def render(
   body = [f'<header><h1>{_text(title)}</h1>{_definitions(facts)}</header>']
   if scores:
     body.append(f'<section><h2>Scores</h2>{_table(scores)}</section>')
-  body += [_section(section) for section in sections]
   if plots:
-    body.append(f'<section><h2>Curves</h2>{plots}</section>')
+    body.append(f'<section class="plots">{plots}</section>')
+  body += [_section(section) for section in sections]
   # The policy makes the browser refuse whatever the page did not mean to hold.
   policy = (
     "default-src 'none'; media-src data:; "
@@ -242,22 +234,24 @@ def _load(samples: Path) -> list[Section]:
     count -= len(tiles)
     size -= sum(len(tile.mp4 or b'') for tile in tiles)
     rest = len(about['items']) - len(tiles)
-    where = f'{rest} more in samples/{here.name}.' if rest else ''
-    note = f'{about["note"]} {where}'.strip()
+    note = f'{about["note"]} {rest} more in samples/{here.name}.'
+    note = note.strip() if rest else about['note']
     sections.append(Section(about['title'], tiles, about['facts'], note))
-  count, size = MAX_GRIDS, MAX_GRID_BYTES
-  for here, about in steps:
-    grid = _bytes(here / 'grid.mp4')
-    count -= 1
+  size = MAX_GRID_BYTES
+  for i, (here, about) in enumerate(steps):
+    grid = _video(here / 'grid.mp4') if i < MAX_GRIDS and size > 0 else b''
     size -= len(grid or b'')
-    tiles, lines, note = [Tile(grid, wide=True)], [], about['note']
-    if count >= 0 and size >= 0:
-      lines = [_line(item) for item in about['items'][: about['in_grid']]]
+    tiles, lines, note = [Tile(grid)], [], about['note']
+    if grid == b'' or size < 0:
+      tiles, note = [], f'{note} See samples/{here.name}/grid.mp4.'.strip()
     else:
-      tiles = []
-      note = f'{note} See samples/{here.name}/grid.mp4.'.strip()
+      lines = [_line(item) for item in about['items'][: about['in_grid']]]
     sections.append(Section(about['title'], tiles, about['facts'], note, lines))
   return sections
+
+
+def _video(path: Path) -> bytes | None:
+  return path.read_bytes() if path.exists() else None
 
 
 def _single_tiles(
@@ -265,7 +259,7 @@ def _single_tiles(
 ) -> list[Tile]:
   tiles = []
   for i, item in enumerate(items[:count]):
-    mp4 = _bytes(here / f'{i:04d}.mp4')
+    mp4 = _video(here / f'{i:04d}.mp4')
     size -= len(mp4 or b'')
     if size < 0:
       break
@@ -276,12 +270,12 @@ def _single_tiles(
 
 def _section(section: Section) -> str:
   tiles = ''.join(_tile(tile) for tile in section.tiles)
-  wide = any(tile.wide for tile in section.tiles)
   parts = [
-    f'<section><h2>{_text(section.title)}</h2>',
+    f'<section class="{"grid" if section.lines else "single"}">',
+    f'<h2>{_text(section.title)}</h2>',
     f'<p class="facts">{_text(_line(section.facts))}</p>',
     f'<p>{_text(section.note)}</p>' if section.note else '',
-    f'<div class="{"wide" if wide else "tiles"}">{tiles}</div>',
+    f'<div class="tiles">{tiles}</div>',
   ]
   if section.lines:
     rows = ''.join(f'<li>{_text(line)}</li>' for line in section.lines)
@@ -313,7 +307,7 @@ def _definitions(facts: Facts) -> str:
     f'<tr><th scope="row">{_text(k)}</th><td>{_text(v)}</td></tr>'
     for k, v in facts.items()
   )
-  return f'<table class="run">{rows}</table>' if rows else ''
+  return f'<table>{rows}</table>' if rows else ''
 
 
 def _table(rows: Sequence[Facts]) -> str:
@@ -326,17 +320,16 @@ def _table(rows: Sequence[Facts]) -> str:
 
 def _line(facts: Facts) -> str:
   return ' · '.join(
-    str(v) if k == 'caption' else f'{k} {_plain_text(v)}'
-    for k, v in facts.items()
+    str(v) if k == 'caption' else f'{k} {_show(v)}' for k, v in facts.items()
   )
 
 
-def _plain_text(value: Any) -> str:
+def _show(value: Any) -> str:
   return f'{value:.6g}' if isinstance(value, float) else str(value)
 
 
 def _text(value: Any) -> str:
-  return html.escape(_plain_text(value))
+  return html.escape(_show(value))
 
 
 def _discard(here: Path) -> None:
@@ -348,29 +341,13 @@ def _discard(here: Path) -> None:
       path.unlink()
 
 
-def _bytes(path: Path) -> bytes | None:
-  return path.read_bytes() if path.exists() else None
-
-
-def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-  if missing_ok and not path.exists():
-    return {}
+def _read_json(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_bytes())
-  except ValueError:
+    return dict(json.loads(path.read_bytes()))
+  except (TypeError, ValueError):
     raise DataError(
       f'damaged description of samples ({path}); remove the file'
     ) from None
-
-
-def _write_json(path: Path, value: Facts) -> None:
-  text = json.dumps(value, indent=1, default=_plain)
-  writing.write_bytes(path, text.encode())
-
-
-def _plain(value: Any) -> Any:
-  # Numbers of numpy and JAX, and paths, as JSON has them.
-  return value.item() if hasattr(value, 'item') else str(value)
 
 
 def _digest(text: str) -> str:
@@ -382,31 +359,31 @@ _STYLE = """
   --page: #fbfbfc; --card: #fff; --mark: #2f6fd0; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e7ea; --dim: #99a;
   --line: #30333a; --page: #131417; --card: #1b1d21; --mark: #7fb0ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1120px; margin: auto; padding: 32px 20px 64px; }
-h1 { margin: 0 0 12px; font-size: 26px; line-height: 1.2; }
-h2 { margin: 40px 0 4px; font-size: 18px; }
-p { margin: 2px 0; overflow-wrap: anywhere; }
-table { border-collapse: collapse; margin: 8px 0; font-size: 14px;
-  font-variant-numeric: tabular-nums; }
+* { box-sizing: border-box; margin: 0; }
+body { background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+main { display: flex; flex-wrap: wrap; gap: 28px 20px; max-width: 1120px;
+  margin: auto; padding: 32px 20px 64px; }
+header, section { flex: 1 1 100%; min-width: 0; }
+section.grid { flex: 0 1 530px; }
+h1 { font-size: 26px; line-height: 1.2; } h2 { font-size: 18px; }
+table { border-collapse: collapse; margin: 8px 0; font-size: 14px; }
 th, td { padding: 4px 20px 4px 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); }
 th, .facts, summary { color: var(--dim); font-weight: 500; }
 .facts, details { font-size: 13px; }
-.tiles { display: grid; gap: 14px; margin-top: 12px;
+.tiles, .plots { display: grid; gap: 14px; margin-top: 10px;
   grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); }
-.wide { margin-top: 12px; max-width: 560px; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line);
+.grid .tiles { grid-template-columns: 1fr; }
+.plots { grid-template-columns:
+  repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
+figure { background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; overflow: hidden; }
 video { display: block; width: 100%; image-rendering: pixelated; }
 figcaption { padding: 6px 10px 8px; font-size: 14px; line-height: 1.35; }
-.gone { padding: 40px 10px; text-align: center; color: var(--dim); }
-summary { margin-top: 6px; cursor: pointer; }
-svg { display: block; width: 100%; max-width: 640px; margin-top: 12px; }
-svg text { fill: var(--dim); font-size: 12px; }
-svg .name { fill: var(--ink); font-size: 14px; }
+.gone { padding: 40px 10px; text-align: center; }
+svg text { fill: var(--dim); font-size: 13px; }
+svg .name { fill: var(--ink); }
 svg line { stroke: var(--line); }
 svg polygon { fill: var(--mark); opacity: .18; }
 svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.6; }
@@ -416,10 +393,8 @@ svg polyline { fill: none; stroke: var(--mark); stroke-width: 1.6; }
 _SCRIPT = """
 const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
 for (const video of document.querySelectorAll('video')) {
-  if (still) {
-    video.autoplay = false; video.pause(); video.controls = true;
-  } else {
-    video.onclick = () => video.paused ? video.play() : video.pause();
-  }
+  video.controls = still;
+  if (still) { video.autoplay = false; video.pause(); }
+  else video.onclick = () => video.paused ? video.play() : video.pause();
 }
 """

@@ -11,12 +11,14 @@ message names the shape that was given, also without a type checker.
 import contextlib
 import io
 import itertools
+import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -83,7 +85,7 @@ def encode_mp4(
       not a positive number.
   """
   check_uint8(video, 'video', 't h w 3')
-  rate = _rate(fps)
+  rate = frame_rate(fps)
   video = _enlarge(video, display_scale(*video.shape[1:3], min_side=min_side))
   video = np.pad(
     video,
@@ -133,7 +135,7 @@ def write_gif(
     ValueError: as `encode_mp4`.
   """
   check_uint8(video, 'video', 't h w 3')
-  rate = _rate(fps)
+  rate = frame_rate(fps)
   # The palette is found at the original size: enlarging adds no colour.
   scale = display_scale(*video.shape[1:3], min_side=min_side)
   size = (video.shape[2] * scale, video.shape[1] * scale)
@@ -237,7 +239,8 @@ def write_grid_mp4(
   small = grid(videos, columns=columns)
   fitting = max(1, MAX_SIDE // max(small.shape[1:3]))
   clip = display_scale(*videos.shape[2:4], min_side=min_side)
-  write_mp4(path, _enlarge(small, min(clip, fitting)), fps, min_side=1)
+  enlarged = _enlarge(small, min(clip, fitting))
+  write_mp4(path, enlarged, fps, crf=20, min_side=1)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -256,6 +259,15 @@ def write_array(path: str | os.PathLike, videos: np.ndarray) -> None:
   check_uint8(videos, 'videos', 'n t h w 3')
   with atomic_file(path) as part, part.open('wb') as file:
     np.save(file, videos, allow_pickle=False)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON; array elements become numbers, other objects their text."""
+
+  def plain(value: Any) -> Any:
+    return value.item() if hasattr(value, 'item') else str(value)
+
+  write_bytes(path, json.dumps(value, indent=1, default=plain).encode())
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -293,7 +305,8 @@ def _enlarge(video: np.ndarray, scale: int) -> np.ndarray:
   return video.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
-def _rate(fps: float | Fraction) -> Fraction:
+def frame_rate(fps: float | Fraction) -> Fraction:
+  """The rate as files hold it; ValueError unless positive and finite."""
   if not (math.isfinite(fps) and fps > 0):
     raise ValueError(f'fps must be a positive number, got {fps}')
   rate = Fraction(fps).limit_denominator(1001)

@@ -82,7 +82,7 @@ class TemporalAttention(nn.Module):
         q=q, k=k, v=v[:, :frames], rel_k=rel_k[index], rel_v=rel_v[index]
       )
       parts.append(y)
-    if x.shape[1] > frames:
+    if x.shape[1] > frames or not parts:
       itself = rel_v[self.max_distance]
       parts.append(v[:, frames:] + itself[None, None, None, None, None])
     y = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
@@ -115,14 +115,16 @@ def relative_attention(
     rel_k: a^K, query frames first.
     rel_v: a^V, query frames first.
   """
-  q = q * q.shape[-1] ** -0.5
+  b, _, h, w, n, d = q.shape
+  # Time in front of everything: both products batch over a leading axis, and
+  # only whole frames move (half the backward pass of einsums left in place).
+  q, k, v = (rearrange(x, 'b t h w n d -> t (b h w n) d') for x in (q, k, v))
   einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  logits = einsum('bthwnd,bshwnd->bhwnts', q, k)
-  logits = logits + einsum('bthwnd,tsd->bhwnts', q, rel_k)
-  p = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  o = einsum('bhwnts,bshwnd->bthwnd', p, v)
-  o = o + einsum('bhwnts,tsd->bthwnd', p, rel_v)
-  return o.astype(v.dtype)
+  logits = einsum('tmd,smd->mts', q, k) + einsum('tmd,tsd->mts', q, rel_k)
+  p = jax.nn.softmax(logits * d**-0.5, axis=-1).astype(v.dtype)
+  o = einsum('mts,smd->tmd', p, v) + einsum('mts,tsd->tmd', p, rel_v)
+  o = o.astype(v.dtype)
+  return rearrange(o, 't (b h w n) d -> b t h w n d', b=b, h=h, w=w, n=n)
 
 
 def output_projection(channels: int, dtype: DTypeLike) -> nn.DenseGeneral:

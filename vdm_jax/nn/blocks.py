@@ -65,7 +65,7 @@ def frame_statistics(
   x = x.astype(jnp.float32)
   mean = jnp.mean(x, axis=(2, 3))
   variance = jnp.maximum(jnp.mean(x * x, axis=(2, 3)) - mean * mean, 0)
-  grouped = (*mean.shape[:2], groups, -1)
+  grouped = (*mean.shape[:2], groups, mean.shape[-1] // groups)
   mean, variance = mean.reshape(grouped), variance.reshape(grouped)
   center = jnp.mean(mean, axis=-1, keepdims=True)
   variance = jnp.mean(variance + (mean - center) ** 2, -1, keepdims=True)

@@ -1,0 +1,71 @@
+"""A folder of videos of your own.
+
+    python -m vdm_jax.main --config=configs/folder.py \
+      --config.data.path=FOLDER --workdir=runs/folder
+
+Any tree of mp4, avi, mkv, webm, mov or gif files. The size is one that two
+CPU cores learn blurred video with in an hour; on an accelerator, raise
+`model.channels` to 128 and `data.size` to 64.
+"""
+
+from vdm_jax import config as config_lib
+
+
+def get_config(variant=''):
+  c = config_lib.default()
+  c.name = 'folder'
+  c.data.source = 'folder'
+  c.data.frames = 8
+  c.data.size = 32
+  c.data.stride = 2
+
+  c.model.channels = 32
+  c.model.multipliers = (1, 2, 4)
+  c.model.blocks = 1
+  c.model.attention_resolutions = (8, 16)
+  c.model.head_dim = 32
+  c.model.emb_dim = 128
+  c.model.emb_layers = 2
+  c.model.groups = 8
+  c.model.dtype = 'float32'
+
+  c.diffusion.prediction = 'v'
+  c.diffusion.weight = 'v'
+
+  c.optim.learning_rate = 1e-3
+  c.optim.warmup = 100
+  c.optim.ema = 0.995
+
+  c.train.batch_size = 8
+  c.train.steps = 2000
+  c.train.log_every = 20
+  c.train.checkpoint_every = 200
+  c.train.sample_every = 500
+  c.train.sample_count = 8
+  c.train.sample_steps = 64
+
+  c.sample.count = 16
+  c.sample.batch_size = 8
+  c.sample.steps = 128
+  c.sample.gamma = 0.3
+  c.mesh.cpu_devices = 2
+  return config_lib.variant(
+    c,
+    variant,
+    tiny={
+      'data.frames': 4,
+      'data.size': 16,
+      'model.channels': 8,
+      'model.emb_dim': 16,
+      'model.head_dim': 8,
+      'model.groups': 4,
+      'train.batch_size': 4,
+      'train.steps': 4,
+      'train.log_every': 2,
+      'train.checkpoint_every': 2,
+      'train.sample_every': 0,
+      'sample.count': 4,
+      'sample.batch_size': 4,
+      'sample.steps': 4,
+    },
+  )

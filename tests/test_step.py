@@ -1,0 +1,116 @@
+"""The training step: the same on every mesh, in parts, and for bad numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from vdm_jax import build, sharding, train
+from vdm_jax import step as step_lib
+from vdm_jax.data import pipeline
+
+
+def setup(config, devices):
+  """The jitted step, a state with outputs that are not zero, and a batch."""
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  model, tx = build.model(config), build.optimizer(config)
+  init, abstract = train.make_init(config, model, tx, mesh)
+  step = step_lib.make_train_step(
+    model.apply,
+    tx,
+    build.objective(config),
+    seed=0,
+    ema_decay=0.9,
+    accumulate=config.train.accumulate,
+  )
+  shardings = jax.tree.map(lambda a: a.sharding, abstract)
+  batches = pipeline.batches(build.source(config), batch_size=8, seed=0)
+  place = sharding.batch_sharding(mesh)
+
+  def batch():
+    return {'video': jax.device_put(next(batches)['video'], place)}
+
+  return jax.jit(step, out_shardings=(shardings, None)), init(), batch
+
+
+def run(config, devices, steps):
+  step, state, batch = setup(config, devices)
+  rows = []
+  for _ in range(steps):
+    state, metrics = step(state, batch())
+    rows.append(jax.device_get(metrics))
+  return state, rows
+
+
+@pytest.fixture(scope='module')
+def alone():
+  return run(tiny.config(), jax.devices()[:1], 4)
+
+
+@pytest.mark.parametrize('fsdp', [1, 8])
+def test_meshes_agree_with_one_device(alone, fsdp):
+  state, rows = run(tiny.config(mesh__fsdp=fsdp), jax.devices(), 4)
+  for ours, theirs in zip(rows, alone[1], strict=True):
+    np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-6)
+    np.testing.assert_allclose(
+      ours['grad_norm'], theirs['grad_norm'], rtol=1e-5
+    )
+  # Adam's second moments are the squared gradients, so they compare those.
+  ours, theirs = (jax.tree.leaves(s.opt_state) for s in (state, alone[0]))
+  for a, b in zip(ours, theirs, strict=True):
+    scale = max(np.abs(x).max() for x in jax.device_get(theirs))
+    np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+
+
+def test_fsdp_never_holds_a_whole_parameter():
+  state, _ = run(tiny.config(mesh__fsdp=8), jax.devices(), 1)
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  whole = []
+  for path, leaf in leaves:
+    divisible = any(n % 8 == 0 for n in leaf.shape)
+    shard = leaf.addressable_shards[0].data.size
+    assert shard * 8 == leaf.size if divisible else shard == leaf.size, path
+    if not divisible:
+      whole.append(leaf.size)
+  # What 8 devices cannot split is three numbers wide, or a table of 3 frames.
+  assert max(whole, default=0) <= 64
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(alone):
+  config = tiny.config(train__accumulate=4, model__dropout=0.0)
+  whole = run(tiny.config(model__dropout=0.0), jax.devices()[:1], 3)
+  parts = run(config, jax.devices()[:2], 3)
+  for a, b in zip(parts[1], whole[1], strict=True):
+    np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-5)
+    np.testing.assert_allclose(a['grad_norm'], b['grad_norm'], rtol=1e-5)
+    np.testing.assert_allclose(a['band_sum'], b['band_sum'], rtol=1e-5)
+
+
+def test_step_that_is_not_finite_changes_no_bit():
+  config = tiny.config()
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  model, tx = build.model(config), build.optimizer(config)
+  init, _ = train.make_init(config, model, tx, mesh)
+
+  def poisoned(variables, z, logsnr, **options):
+    return model.apply(variables, z, logsnr, **options) / 0
+
+  before = init()
+  video = jnp.zeros((8, 3, 8, 8, 3), jnp.uint8)
+  for apply, finite in ((poisoned, False), (model.apply, True)):
+    step = step_lib.make_train_step(
+      apply, tx, build.objective(config), seed=0, ema_decay=0.9
+    )
+    after, metrics = jax.jit(step)(before, {'video': video})
+    assert bool(metrics['finite']) == finite
+    same = jax.tree.map(np.array_equal, jax.device_get(before.params),
+                        jax.device_get(after.params))
+    assert all(jax.tree.leaves(same)) == (not finite)
+    assert int(after.step) == 1
+
+
+def test_bytes_survive_the_way_there_and_back():
+  every = jnp.arange(256, dtype=jnp.uint8).reshape(1, 1, 16, 16, 1)
+  back = step_lib.to_uint8(step_lib.to_float(every))
+  np.testing.assert_array_equal(back, every)

@@ -1,0 +1,228 @@
+"""Training is exact: resumed, killed, moved to other devices."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from vdm_jax import build, checkpoint, errors, logs, sharding, train
+from vdm_jax import step as step_lib
+from vdm_jax.data import pipeline
+
+TWO = jax.devices()[:2]
+
+
+def saved_state(config, workdir, devices=TWO):
+  """The newest state on disk, restored onto the given devices."""
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  model = build.model(config)
+  _, abstract = train.make_init(config, model, build.optimizer(config), mesh)
+  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  return checkpoints.restore(abstract)[0]
+
+
+def assert_bitwise(a, b):
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), b)
+
+
+def losses(workdir):
+  return [r['loss'] for r in logs.read(pathlib.Path(workdir, 'metrics.jsonl'))]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """Ten undisturbed steps: the truth that the others are held against."""
+  workdir = tmp_path_factory.mktemp('whole')
+  train.run(tiny.config(), workdir, TWO)
+  return saved_state(tiny.config(), workdir), losses(workdir)
+
+
+def test_ten_steps_are_five_and_five(whole, tmp_path):
+  train.run(tiny.config(train__steps=5), tmp_path, TWO)
+  half = saved_state(tiny.config(), tmp_path)
+  assert int(half.step) == 5
+  train.run(tiny.config(), tmp_path, TWO)
+  state, curve = whole
+  assert_bitwise(saved_state(tiny.config(), tmp_path), jax.device_get(state))
+  assert losses(tmp_path) == curve
+  # The comparison can fail: five steps are not ten.
+  with pytest.raises(AssertionError):
+    assert_bitwise(half, jax.device_get(state))
+
+
+def command(workdir, **overrides):
+  """Trains in a process of its own; `overrides` as for `tiny.config`."""
+  code = (
+    'import sys, jax; jax.config.update("jax_num_cpu_devices", 2);'
+    'from tests import tiny; from vdm_jax import errors, train, checkpoint\n'
+    'import pathlib\n'
+    'try: train.run(tiny.config(**eval(sys.argv[2])), pathlib.Path(sys.argv[1]))'
+    '\nexcept errors.UserError as e: print(e); checkpoint.leave(e.status)\n'
+  )
+  return subprocess.Popen(
+    [sys.executable, '-c', code, str(workdir), repr(overrides)],
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': '.'},
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step, process):
+  metrics = pathlib.Path(workdir, 'metrics.jsonl')
+  for _ in range(1200):
+    if metrics.exists() and f'"step": {step},' in metrics.read_text():
+      return
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+  pytest.fail(f'step {step} was not reached')
+
+
+def test_killed_between_checkpoints(whole, tmp_path):
+  process = command(tmp_path, train__steps=100_000)
+  wait_for_step(tmp_path, 7, process)
+  process.kill()
+  process.communicate()
+  last = checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1]
+  # Enough steps beyond the kill that what was lost is made again.
+  steps = max(10, last + 5)
+  config = tiny.config(train__steps=steps)
+  train.run(config, tmp_path, TWO)
+  undisturbed = tmp_path / 'undisturbed'
+  train.run(config, undisturbed, TWO)
+  assert_bitwise(
+    saved_state(config, tmp_path),
+    jax.device_get(saved_state(config, undisturbed)),
+  )
+  assert losses(tmp_path)[:10] == whole[1]
+
+
+def test_sigterm_saves_and_leaves(tmp_path):
+  process = command(tmp_path, train__steps=100_000, train__keep=1)
+  wait_for_step(tmp_path, 3, process)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == errors.Preempted.status
+  saved = checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1]
+  assert f'step {saved} is saved' in output
+  assert logs.read(tmp_path / 'metrics.jsonl')[-1]['step'] == saved
+
+
+def test_other_devices_continue_the_same_run(tmp_path):
+  config = tiny.config(train__steps=5, mesh__fsdp=4)
+  train.run(config, tmp_path, jax.devices())
+  on_eight = saved_state(config, tmp_path, jax.devices())
+  on_two = saved_state(tiny.config(), tmp_path, TWO)
+  assert_bitwise(on_two, jax.device_get(on_eight))
+  assert len(on_two.params['conv_in']['kernel'].devices()) == 2
+
+  copy = tmp_path / 'copy'
+  subprocess.run(['cp', '-r', tmp_path, copy], check=True)
+  train.run(tiny.config(mesh__fsdp=4), tmp_path, jax.devices())
+  train.run(tiny.config(mesh__fsdp=2), copy, TWO)
+  np.testing.assert_allclose(losses(copy), losses(tmp_path), rtol=1e-6)
+  assert losses(copy)[:5] == losses(tmp_path)[:5]
+
+
+def test_next_clips_do_not_depend_on_where_a_run_stopped():
+  source = build.source(tiny.config())
+  order = dict(batch_size=8, seed=0)
+  first = pipeline.batches(source, **order)
+  for _ in range(5):
+    next(first)
+  resumed = pipeline.batches(source, start_step=5, **order)
+  a, b = next(first), next(resumed)
+  for key in a:
+    np.testing.assert_array_equal(a[key], b[key])
+
+
+def truncate(folder: pathlib.Path):
+  """Cuts the largest file below a folder in half."""
+  files = [f for f in folder.rglob('*') if f.is_file()]
+  largest = max(files, key=lambda f: f.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(
+  whole, tmp_path, caplog
+):
+  config = tiny.config()
+  train.run(config, tmp_path, TWO)
+  for item in checkpoint.ARRAYS:
+    truncate(tmp_path / 'checkpoints' / '10' / item)
+  train.run(config, tmp_path, TWO)
+  assert 'checkpoint of step 10 cannot be read' in caplog.text
+  assert (tmp_path / 'damaged' / '10').is_dir()
+  assert_bitwise(saved_state(config, tmp_path), jax.device_get(whole[0]))
+  assert losses(tmp_path) == whole[1]
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path):
+  config = tiny.config(train__steps=5)
+  train.run(config, tmp_path, TWO)
+  truncate(tmp_path / 'checkpoints' / '5' / 'params')
+  with pytest.raises(errors.CheckpointError, match='can be read'):
+    train.run(config, tmp_path, TWO)
+  assert (tmp_path / 'checkpoints' / '5').is_dir()
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+  train.claim(tmp_path, tiny.config())
+  train.claim(tmp_path, tiny.config(train__steps=7, sample__steps=9))
+  before = (tmp_path / 'config.json').read_text()
+  with pytest.raises(errors.CheckpointError, match=r'model\.channels: 8 → 16'):
+    train.claim(tmp_path, tiny.config(model__channels=16))
+  assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_loss_that_is_not_finite_stops_with_the_step():
+  window = train.Window()
+  good = dict(
+    loss=np.float32(1),
+    grad_norm=np.float32(1),
+    finite=np.bool_(True),
+    band_sum=np.ones(6),
+    band_count=np.ones(6),
+  )
+  window.add(1, good)
+  window.add(2, good | {'finite': np.bool_(False), 'loss': np.float32('nan')})
+  with pytest.raises(errors.DivergedError, match='step 2 '):
+    window.close()
+
+
+def test_bands_are_means_over_the_window():
+  window = train.Window()
+  for n, value in enumerate((1.0, 3.0)):
+    sums, counts = np.zeros(6), np.zeros(6)
+    sums[n], counts[n] = value, 2
+    window.add(
+      n,
+      dict(
+        loss=value,
+        grad_norm=0.0,
+        finite=True,
+        band_sum=sums,
+        band_count=counts,
+      ),
+    )
+  row = window.close()
+  names = train.band_names(step_lib.BAND_EDGES)
+  assert row['loss'] == 2.0
+  assert row[names[0]] == 0.5 and row[names[1]] == 1.5
+  assert names[2] not in row  # an empty band is absent, not zero
+
+
+def test_config_is_stored_with_the_checkpoint(tmp_path):
+  config = tiny.config(train__steps=1)
+  train.run(config, tmp_path, TWO)
+  meta = checkpoint.Checkpoints(tmp_path, read_only=True).newest_meta()
+  assert meta['config']['model']['channels'] == 8
+  assert meta['step'] == 1 and meta['prior'] == 'independent'
+  assert json.loads((tmp_path / 'config.json').read_text()) == meta['config']

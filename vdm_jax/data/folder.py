@@ -1,0 +1,182 @@
+"""A folder of videos as a source: any tree of mp4, avi, mkv, webm, mov, gif."""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from vdm_jax.data import frames as frames_lib
+from vdm_jax.data import index as index_lib
+from vdm_jax.errors import DataError
+from vdm_jax.media import reading
+
+
+class Folder:
+  """One element per video; a clip starts anywhere in it at random.
+
+  Attributes:
+    problems: (path, reason) of every file that is left out.
+    classes: names of the sub-folders, if these are asked for as classes.
+    files: paths of the elements, relative to the folder.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    frames: int,
+    size: int,
+    stride: int = 1,
+    resize: str = 'crop',
+    short: str = 'skip',
+    classes: bool = False,
+    cache: str | os.PathLike | None = None,
+    workers: int | None = None,
+  ):
+    """Lists the folder, and decodes what the cache does not know.
+
+    Args:
+      path: the folder; sub-folders are searched, links followed.
+      frames: frames of a clip.
+      size: height and width of a frame, pixels.
+      stride: every stride-th frame of the video is taken.
+      resize: 'crop' keeps the aspect and cuts the largest square out of the
+        middle, 'squash' keeps the whole.
+      short: videos with fewer than (frames - 1) * stride + 1 frames are left
+        out ('skip'), run on from their first frame ('loop'), or are an error
+        ('error').
+      classes: take the sub-folders of `path` as classes, in alphabetical
+        order; they are labels also where none of their videos can be used.
+      cache: where the index is kept; the user's cache folder if None.
+      workers: videos decoded at a time while indexing; one per core if None.
+
+    Raises:
+      ConfigError: options that cannot work.
+      DataError: the folder is missing, cannot be listed, or holds nothing that
+        can be used.
+    """
+    frames_lib.validate(
+      frames=frames, size=size, stride=stride, resize=resize, short=short
+    )
+    self.path = Path(path).expanduser()
+    self.frames, self.size, self.stride = frames, size, stride
+    self.resize, self.short = resize, short
+    names, self.problems = index_lib.find(self.path)
+    if not names:
+      raise DataError(
+        f'no videos ({self.path}); put files with the endings '
+        f'{", ".join(reading.SUFFIXES)} there'
+      )
+    self.classes: tuple[str, ...] = ()
+    if classes:
+      names = self._choose_classes(names)
+    known, problems = index_lib.index(
+      self.path,
+      names,
+      cache=Path(cache) if cache else index_lib.cache_dir(),
+      workers=workers or os.cpu_count() or 1,
+    )
+    self.problems += problems
+    self._index = self._choose_long_enough(known)
+    self.problems.sort()
+    self.files = sorted(self._index)
+    if not self.files:
+      raise DataError(
+        f'no usable video ({self.path}: {_summary(self.problems)}); replace '
+        'them'
+      )
+    self._warn_of_small_videos()
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def clip(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Reads a clip: `video` uint8 `[t, h, w, 3]`, `label`, and `id`, the path.
+
+    Raises:
+      DataError: the file cannot be read any more.
+    """
+    name = self.files[index]
+    known = self._index[name]
+    numbers = frames_lib.window(
+      known.frames, frames=self.frames, stride=self.stride, rng=rng
+    )
+    video = reading.read(
+      self.path / name,
+      numbers,
+      index=known,
+      fit=functools.partial(frames_lib.fit, size=self.size, resize=self.resize),
+    )
+    return {'video': video, 'label': np.int32(self._label(name)), 'id': name}
+
+  def signature(self) -> dict[str, Any]:
+    """JSON-able identity: the options and a hash of paths and lengths."""
+    listing = '\n'.join(f'{n}\t{self._index[n].frames}' for n in self.files)
+    return {
+      'source': 'folder',
+      'files': hashlib.sha256(listing.encode()).hexdigest(),
+      'frames': self.frames,
+      'size': self.size,
+      'stride': self.stride,
+      'resize': self.resize,
+      'short': self.short,
+      'classes': list(self.classes),
+    }
+
+  def _label(self, name) -> int:
+    return self.classes.index(name.split('/')[0]) if self.classes else 0
+
+  def _choose_classes(self, names) -> list[str]:
+    outside = [name for name in names if '/' not in name]
+    inside = [name for name in names if '/' in name]
+    if not inside:
+      raise DataError(
+        f'classes are asked for, but there are no sub-folders with videos '
+        f'({self.path}); make one per class, or set classes to False'
+      )
+    self.problems += [(name, 'in no class folder') for name in outside]
+    self.classes = tuple(sorted({name.split('/')[0] for name in inside}))
+    return inside
+
+  def _choose_long_enough(self, known) -> dict[str, reading.Index]:
+    need = frames_lib.span(self.frames, self.stride)
+    short = [
+      (name, f'{entry.frames} frames, a clip needs {need}')
+      for name, entry in sorted(known.items())
+      if entry.frames < need
+    ]
+    if self.short == 'loop' or not short:
+      return known
+    if self.short == 'error':
+      raise DataError(
+        f'videos are too short ({len(short)}: {_summary(short)}); remove them '
+        "or set short to 'skip' or 'loop'"
+      )
+    self.problems += short
+    left_out = {name for name, _ in short}
+    return {n: entry for n, entry in known.items() if n not in left_out}
+
+  def _warn_of_small_videos(self):
+    small = [
+      name
+      for name, entry in self._index.items()
+      if min(entry.height, entry.width) < self.size
+    ]
+    if small:
+      logging.warning(
+        '%d videos are smaller than %d pixels and will be enlarged, as %s',
+        len(small),
+        self.size,
+        small[0],
+      )
+
+
+def _summary(problems, most: int = 3) -> str:
+  """The first few problems in one line."""
+  parts = [f'{name}: {reason}' for name, reason in problems[:most]]
+  more = len(problems) - most
+  return '; '.join(parts) + (f'; and {more} more' if more > 0 else '')

@@ -1,0 +1,192 @@
+"""The index of a folder of videos: made once, kept in the user's cache.
+
+Every file is decoded from end to end, so that damaged files are found before
+training rather than during it. What was found is kept outside the folder, by
+path, size and time of change; files that cannot be read are tried again.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import av
+from absl import logging
+
+from vdm_jax.errors import DataError
+from vdm_jax.media import reading
+from vdm_jax.progress import Progress
+
+FORMAT = 1  # of the cache; another number makes it anew
+_SAVE_EVERY = 60.0  # seconds; what an interruption loses
+
+
+def cache_dir() -> Path:
+  """`$XDG_CACHE_HOME/vdm_jax`, by default `~/.cache/vdm_jax`."""
+  base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+  return Path(base, 'vdm_jax')
+
+
+def find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+  """The videos below a folder, as sorted relative paths, and what is barred.
+
+  Links are followed, hidden files and folders are not looked at.
+
+  Returns:
+    Paths with '/' between their parts, and (path, reason) of the sub-folders
+    that cannot be listed.
+
+  Raises:
+    DataError: `root` is not a folder that can be listed.
+  """
+  if not root.exists():
+    raise DataError(f'no such folder ({root}); name a folder of videos')
+  if not root.is_dir():
+    raise DataError(f'not a folder ({root}); name a folder of videos')
+  barred: list[OSError] = []
+  names, seen = [], set()
+  for folder, inner, files in os.walk(
+    root, followlinks=True, onerror=barred.append
+  ):
+    real = os.path.realpath(folder)
+    if real in seen:  # links may run in circles
+      inner.clear()
+      continue
+    seen.add(real)
+    inner[:] = sorted(name for name in inner if not name.startswith('.'))
+    names += [
+      Path(folder, name).relative_to(root).as_posix()
+      for name in files
+      if name.lower().endswith(reading.SUFFIXES) and not name.startswith('.')
+    ]
+  problems = []
+  for error in barred:
+    if Path(error.filename) == root:
+      raise DataError(
+        f'the folder cannot be listed ({root}: {error.strerror}); change its '
+        'permissions'
+      )
+    name = Path(error.filename).relative_to(root).as_posix()
+    problems.append((name, error.strerror or 'cannot be listed'))
+  return sorted(names), problems
+
+
+def index(
+  root: Path,
+  names: Sequence[str],
+  *,
+  cache: Path | None,
+  workers: int,
+) -> tuple[dict[str, reading.Index], list[tuple[str, str]]]:
+  """Scans the files that the cache does not know, showing the progress.
+
+  Args:
+    root: the folder.
+    names: paths relative to it.
+    cache: the folder of the cache; None keeps nothing.
+    workers: files scanned at a time.
+
+  Returns:
+    The index of each file that can be read, and (path, reason) of the others.
+  """
+  file = None
+  if cache is not None:
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    file = cache / 'videos' / f'{digest[:24]}.json'
+  stamps, known, problems = {}, {}, []
+  old = _load(file)
+  for name in names:
+    try:
+      status = (root / name).stat()
+    except OSError as error:
+      problems.append((name, error.strerror or 'cannot be opened'))
+      continue
+    stamps[name] = [status.st_size, status.st_mtime_ns]
+    if name in old and old[name][0] == stamps[name]:
+      known[name] = old[name][1]
+  new = [name for name in stamps if name not in known]
+  saved = time.monotonic()
+  for name, result in _scan_all(root, new, workers):
+    if isinstance(result, str):
+      problems.append((name, result))
+      continue
+    known[name] = result
+    if time.monotonic() - saved > _SAVE_EVERY:
+      _save(file, root, stamps, known)
+      saved = time.monotonic()
+  if new:
+    _save(file, root, stamps, known)
+  return known, sorted(problems)
+
+
+def _scan_all(root, names, workers) -> Iterator[tuple[str, object]]:
+  if not names:
+    return
+  with (
+    concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    Progress(len(names), name='indexing videos', unit='files') as progress,
+  ):
+    jobs = {pool.submit(_scan, root / name): name for name in names}
+    try:
+      done = concurrent.futures.as_completed(jobs)
+      for count, job in enumerate(done, start=1):
+        progress.update(count)
+        yield jobs[job], job.result()
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _scan(path: Path) -> reading.Index | str:
+  try:
+    return reading.scan(path)
+  except reading.VideoError as error:
+    return error.reason
+
+
+def _load(file: Path | None) -> Mapping[str, tuple[list[int], reading.Index]]:
+  """What the cache knows; nothing if there is none that can be used."""
+  if file is None:
+    return {}
+  try:
+    data = json.loads(file.read_text())
+    if (data['format'], data['decoder']) != (FORMAT, av.__version__):
+      return {}
+    return {
+      name: (stamp, _entry(fields))
+      for name, (stamp, fields) in data['files'].items()
+    }
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    logging.warning('the video index %s is unusable (%s)', file, error)
+    return {}
+
+
+def _entry(fields) -> reading.Index:
+  jumps = tuple((int(n), int(stamp)) for n, stamp in fields.pop('jumps'))
+  return reading.Index(**fields, jumps=jumps)
+
+
+def _save(file, root, stamps, known) -> None:
+  if file is None:
+    return
+  data = {
+    'format': FORMAT,
+    'decoder': av.__version__,
+    'folder': str(root),
+    'files': {n: [stamps[n], dataclasses.asdict(i)] for n, i in known.items()},
+  }
+  part = file.with_name(f'.{file.name}.{os.getpid()}')
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(data))
+    os.replace(part, file)
+  except OSError as error:
+    logging.warning('the video index cannot be kept (%s)', error)
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
