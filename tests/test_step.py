@@ -104,8 +104,11 @@ def test_step_that_is_not_finite_changes_no_bit():
     )
     after, metrics = jax.jit(step)(before, {'video': video})
     assert bool(metrics['finite']) == finite
-    same = jax.tree.map(np.array_equal, jax.device_get(before.params),
-                        jax.device_get(after.params))
+    same = jax.tree.map(
+      np.array_equal,
+      jax.device_get(before.params),
+      jax.device_get(after.params),
+    )
     assert all(jax.tree.leaves(same)) == (not finite)
     assert int(after.step) == 1
 

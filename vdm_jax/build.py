@@ -1,6 +1,5 @@
 """The only place that turns a config into objects, by explicit tables."""
 
-
 import jax.numpy as jnp
 
 from vdm_jax import config as config_lib
@@ -56,9 +55,7 @@ SOURCES = {
 
 def source(config):
   """The source of clips that `config.data.source` names."""
-  make = config_lib.choose(
-    'config.data.source', config.data.source, SOURCES
-  )
+  make = config_lib.choose('config.data.source', config.data.source, SOURCES)
   return make(config)
 
 

@@ -162,11 +162,9 @@ class Checkpoints:
     failures = []
     for step in reversed(self.steps()):
       try:
-        restored = self._manager.restore(
-          step, args=ocp.args.Composite(**args)
-        )
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return step, {k: restored[k] for k in args}
-      except Exception as e:  # noqa: BLE001, damage raises anything at all
+      except Exception as e:
         failures.append(f'step {step}: {_first_line(e)}')
         logging.warning(
           'checkpoint of step %d cannot be read (%s); trying the one before',

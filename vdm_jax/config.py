@@ -210,8 +210,10 @@ def validate(config: ml_collections.ConfigDict):
         f'config.{key} is {flat[key]}; it must hold whole numbers above 0'
       )
   if not flat['model.multipliers']:
-    raise errors.ConfigError('config.model.multipliers is empty; give one or '
-                             'more whole numbers such as 1,2,4')
+    raise errors.ConfigError(
+      'config.model.multipliers is empty; give one or '
+      'more whole numbers such as 1,2,4'
+    )
   if flat['diffusion.logsnr_min'] >= flat['diffusion.logsnr_max']:
     raise errors.ConfigError(
       f'config.diffusion.logsnr_min ({flat["diffusion.logsnr_min"]}) is not '

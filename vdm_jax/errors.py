@@ -35,7 +35,7 @@ class DivergedError(UserError):
   status = 5
 
 
-class Preempted(UserError):  # noqa: N818, an event rather than a mistake
+class Preempted(UserError):
   """The run was asked to stop; its state is saved and can be continued."""
 
   status = 42

@@ -34,8 +34,9 @@ def make_optimizer(
   Returns:
     A transformation whose state has the same tree for any values above.
   """
-  rate = optax.linear_schedule(learning_rate / max(warmup, 1), learning_rate,
-                               max(warmup - 1, 1))
+  rate = optax.linear_schedule(
+    learning_rate / max(warmup, 1), learning_rate, max(warmup - 1, 1)
+  )
   return optax.chain(
     optax.clip_by_global_norm(clip if clip > 0 else float('inf')),
     optax.scale_by_adam(b1=b1, b2=b2, eps=eps),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 
 import jax
@@ -71,9 +70,7 @@ def abstract_params(config, model, mesh):
     jnp.zeros((1, c.frames, c.size, c.size, 3)),
     jnp.zeros((1,)),
   )['params']
-  return checkpoint.abstract_like(
-    shapes, sharding.tree_shardings(mesh, shapes)
-  )
+  return checkpoint.abstract_like(shapes, sharding.tree_shardings(mesh, shapes))
 
 
 class Generator:
@@ -114,9 +111,7 @@ class Generator:
     seed = self.config.sample.seed
     indices = np.arange(count)
     labels = self._labels(indices)
-    levels = jnp.asarray(
-      schedules.logsnr_grid(steps, self.objective.schedule)
-    )
+    levels = jnp.asarray(schedules.logsnr_grid(steps, self.objective.schedule))
     batches = -(-count // self.batch_size)
     progress = Progress(
       batches * steps,
@@ -232,13 +227,13 @@ def print_scores(scores: dict[str, float] | None):
     return
   meaning = {
     'valid': 'frames that show one shape of one colour',
-    'identity': 'frames that keep the clip\'s shape and colour',
+    'identity': "frames that keep the clip's shape and colour",
     'moves': 'clips that move',
     'success': 'clips of one shape and colour on a straight, bouncing path',
     'label': 'clips of the class asked for',
     'trajectory_error': 'median distance to the best such path, pixels',
   }
-  runtime.say('the judge\'s scores:')
+  runtime.say("the judge's scores:")
   for name, value in scores.items():
     text = f'{value:.2f}' if name == 'trajectory_error' else f'{value:.1%}'
     runtime.say(f'  {name:<17}{text:>7}  {meaning.get(name, "")}'.rstrip())

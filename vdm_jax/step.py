@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from vdm_jax import rng
 from vdm_jax import state as state_lib
@@ -68,7 +68,7 @@ def make_train_step(
     `finite`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
   """
 
-  def part_loss(params, part, dropout):
+  def part_loss(params, part, noise, dropout):
     network = bind(
       apply, params, part.get('label'), train=True, rngs={'dropout': dropout}
     )
@@ -76,7 +76,7 @@ def make_train_step(
       network,
       x=to_float(part['video']),
       logsnr=part['logsnr'],
-      keys=part['keys'],
+      keys=rng.per_example(noise, part['index']),
       prior=objective.prior,
       prediction=objective.prediction,
       weight=objective.weight,
@@ -88,18 +88,19 @@ def make_train_step(
     count = batch['video'].shape[0]
     time_key = rng.stream(seed, 'time', state.step)
     times = schedules.low_discrepancy_times(time_key, count)
-    noise_key = rng.stream(seed, 'noise', state.step)
     examples = batch | {
       'logsnr': objective.schedule(times),
-      'keys': rng.per_example(noise_key, jnp.arange(count)),
+      'index': jnp.arange(count),
     }
-    (loss, bands), grads = accumulated(
-      jax.value_and_grad(part_loss, has_aux=True),
-      state.params,
-      examples,
-      rng.stream(seed, 'dropout', state.step),
-      accumulate,
-    )
+    noise = rng.stream(seed, 'noise', state.step)
+    dropout = rng.stream(seed, 'dropout', state.step)
+
+    def part_grads(i, part):
+      return jax.value_and_grad(part_loss, has_aux=True)(
+        state.params, part, noise, jax.random.fold_in(dropout, i)
+      )
+
+    (loss, bands), grads = accumulated(part_grads, examples, accumulate)
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -123,35 +124,31 @@ def make_train_step(
   return train_step
 
 
-def accumulated(
-  value_and_grad: Callable,
-  params: PyTree,
-  examples: Batch,
-  key: Key[Array, ''],
-  parts: int,
-):
+def accumulated(part_grads: Callable, examples: Batch, parts: int):
   """((loss, bands), gradients) of a batch that is worked off in parts.
 
   Part i takes the examples i, i + parts, …: they lie on the devices already
   where they are needed, which contiguous parts would not.
+
+  Args:
+    part_grads: `part_grads(i, part) -> ((mean loss, band sums), gradients)`.
+    examples: arrays with the batch in front.
+    parts: into how many parts the batch is split.
   """
   if parts == 1:
-    return value_and_grad(params, examples, key)
+    return part_grads(0, examples)
   split = jax.tree.map(
     lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), examples
   )
 
-  def body(total, i):
-    part = jax.tree.map(lambda a: a[i], split)
-    one = value_and_grad(params, part, jax.random.fold_in(key, i))
-    return jax.tree.map(jnp.add, total, one), None
+  def body(total, part):
+    return jax.tree.map(jnp.add, total, part_grads(*part)), None
 
-  shapes = jax.eval_shape(
-    value_and_grad, params, jax.tree.map(lambda a: a[0], split), key
-  )
+  order = jnp.arange(parts)
+  first = jax.tree.map(lambda a: a[0], (order, split))
+  shapes = jax.eval_shape(part_grads, *first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  total, _ = jax.lax.scan(body, zeros, jnp.arange(parts))
-  (loss, bands), grads = total
+  ((loss, bands), grads), _ = jax.lax.scan(body, zeros, (order, split))
   return (loss / parts, bands), jax.tree.map(lambda g: g / parts, grads)
 
 

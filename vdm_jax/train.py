@@ -9,9 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm_jax import build, checkpoint, errors, logs, rng, runtime, sample
+from vdm_jax import (
+  build,
+  checkpoint,
+  errors,
+  logs,
+  rng,
+  runtime,
+  sample,
+  sharding,
+)
 from vdm_jax import config as config_lib
-from vdm_jax import sharding
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
@@ -218,8 +226,9 @@ class Window:
     while self._waiting:
       self._fetch()
     rows, self._rows = self._rows, []
-    means = {k: float(np.mean([r[k] for r in rows]))
-             for k in ('loss', 'grad_norm')}
+    means = {
+      k: float(np.mean([r[k] for r in rows])) for k in ('loss', 'grad_norm')
+    }
     sums = np.sum([r['band_sum'] for r in rows], axis=0)
     counts = np.sum([r['band_count'] for r in rows], axis=0)
     names = band_names(step_lib.BAND_EDGES)
@@ -230,7 +239,9 @@ class Window:
 def band_names(edges) -> list[str]:
   """'loss_logsnr_-5..0' and so on, for the bands between the edges."""
   bounds = ['', *(f'{e:g}' for e in edges), '']
-  return [f'loss_logsnr_{a}..{b}' for a, b in zip(bounds, bounds[1:], strict=False)]
+  return [
+    f'loss_logsnr_{a}..{b}' for a, b in zip(bounds, bounds[1:], strict=False)
+  ]
 
 
 class Trainer:
@@ -357,9 +368,7 @@ class Trainer:
       quiet=True,
     )
     if jax.process_index() == 0:
-      sample.write(
-        c, self.workdir, clips, name=f'step_{step:07d}', step=step
-      )
+      sample.write(c, self.workdir, clips, name=f'step_{step:07d}', step=step)
       self.gallery()
 
   def gallery(self, scores=None):

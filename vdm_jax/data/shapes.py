@@ -10,7 +10,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -162,7 +162,7 @@ class Shapes:
     """Frames per second."""
     return BASE_FRAME_RATE / self.stride
 
-  def state(self, index: int) -> State:
+  def state(self, index: SupportsIndex) -> State:
     """Everything there is to know about clip `index`.
 
     Raises:
@@ -198,7 +198,7 @@ class Shapes:
     )
 
   def clip(
-    self, index: int, rng: np.random.Generator | None = None
+    self, index: SupportsIndex, rng: np.random.Generator | None = None
   ) -> dict[str, Any]:
     """One example: `video`, `label`, `caption` and `id`.
 
@@ -214,6 +214,7 @@ class Shapes:
       IndexError: `index` is not in [0, len(self)).
     """
     del rng
+    index = operator.index(index)
     state = self.state(index)
     return {
       'video': render(state, size=self.size),
