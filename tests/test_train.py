@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,13 +61,17 @@ def test_ten_steps_are_five_and_five(whole, tmp_path):
 
 def command(workdir, **overrides):
   """Trains in a process of its own; `overrides` as for `tiny.config`."""
-  code = (
-    'import sys, jax; jax.config.update("jax_num_cpu_devices", 2);'
-    'from tests import tiny; from vdm_jax import errors, train, checkpoint\n'
-    'import pathlib\n'
-    'try: train.run(tiny.config(**eval(sys.argv[2])), pathlib.Path(sys.argv[1]))'
-    '\nexcept errors.UserError as e: print(e); checkpoint.leave(e.status)\n'
-  )
+  code = """
+import pathlib, sys, jax
+jax.config.update('jax_num_cpu_devices', 2)
+from tests import tiny
+from vdm_jax import checkpoint, errors, train
+try:
+  train.run(tiny.config(**eval(sys.argv[2])), pathlib.Path(sys.argv[1]))
+except errors.UserError as e:
+  print(e)
+  checkpoint.leave(e.status)
+"""
   return subprocess.Popen(
     [sys.executable, '-c', code, str(workdir), repr(overrides)],
     env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': '.'},
@@ -75,19 +80,27 @@ def command(workdir, **overrides):
   )
 
 
-def wait_for_step(workdir, step, process):
-  metrics = pathlib.Path(workdir, 'metrics.jsonl')
+def wait_for(condition, process):
   for _ in range(1200):
-    if metrics.exists() and f'"step": {step},' in metrics.read_text():
+    if condition():
       return
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
-  pytest.fail(f'step {step} was not reached')
+  pytest.fail('what was waited for did not happen')
+
+
+def wait_for_step(workdir, step, process):
+  metrics = pathlib.Path(workdir, 'metrics.jsonl')
+  wait_for(
+    lambda: metrics.exists() and f'"step": {step},' in metrics.read_text(),
+    process,
+  )
 
 
 def test_killed_between_checkpoints(whole, tmp_path):
   process = command(tmp_path, train__steps=100_000)
   wait_for_step(tmp_path, 7, process)
+  wait_for(lambda: (tmp_path / 'checkpoints' / '5').is_dir(), process)
   process.kill()
   process.communicate()
   last = checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1]
@@ -116,6 +129,7 @@ def test_sigterm_saves_and_leaves(tmp_path):
 
 
 def test_other_devices_continue_the_same_run(tmp_path):
+  copy, tmp_path = tmp_path / 'copy', tmp_path / 'run'
   config = tiny.config(train__steps=5, mesh__fsdp=4)
   train.run(config, tmp_path, jax.devices())
   on_eight = saved_state(config, tmp_path, jax.devices())
@@ -123,8 +137,7 @@ def test_other_devices_continue_the_same_run(tmp_path):
   assert_bitwise(on_two, jax.device_get(on_eight))
   assert len(on_two.params['conv_in']['kernel'].devices()) == 2
 
-  copy = tmp_path / 'copy'
-  subprocess.run(['cp', '-r', tmp_path, copy], check=True)
+  shutil.copytree(tmp_path, copy)
   train.run(tiny.config(mesh__fsdp=4), tmp_path, jax.devices())
   train.run(tiny.config(mesh__fsdp=2), copy, TWO)
   np.testing.assert_allclose(losses(copy), losses(tmp_path), rtol=1e-6)

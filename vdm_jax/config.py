@@ -20,80 +20,108 @@ def default() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.name = 'vdm'
   c.seed = 0
+  c.data = _data()
+  c.model = _model()
+  c.diffusion = _diffusion()
+  c.optim = _optim()
+  c.train = _train()
+  c.mesh = _mesh()
+  c.sample = _sample()
+  return c
 
-  c.data = ml_collections.ConfigDict()
-  c.data.source = 'shapes'  # one of build.SOURCES
-  c.data.path = ''  # the folder; for ucf101, the TFDS data folder
-  c.data.videos = ''  # ucf101: the official layout, to prepare from
-  c.data.frames = 16
-  c.data.size = 64  # height and width, pixels
-  c.data.stride = 1  # every stride-th frame of the video (frameskip)
-  c.data.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
-  c.data.short = 'skip'  # clips that are too short: skip, loop or error
-  c.data.classes = False  # folder: sub-folders are classes
-  c.data.workers = 2  # threads that decode ahead
 
-  c.model = ml_collections.ConfigDict()
-  c.model.channels = 128
-  c.model.multipliers = (1, 2, 4, 8)
-  c.model.blocks = 2  # residual blocks per resolution
-  c.model.attention_resolutions = (8, 16, 32)
-  c.model.head_dim = 64
-  c.model.emb_dim = 1024
-  c.model.emb_layers = 4
-  c.model.groups = 32  # of GroupNorm
-  c.model.dropout = 0.0
-  c.model.resample = 'plain'  # plain (VDM) or residual (PYoCo)
-  c.model.image_mode = 'self_attend'  # packed images; or bypass
-  c.model.labels = False  # condition on the class
-  c.model.dtype = 'bfloat16'  # of the computation; parameters are float32
-  c.model.remat = 'none'  # recompute activations: none, attention, block
+def _data() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.source = 'shapes'  # one of build.SOURCES
+  c.path = ''  # the folder; for ucf101, the TFDS data folder
+  c.videos = ''  # ucf101: the official layout, to prepare from
+  c.frames = 16
+  c.size = 64  # height and width, pixels
+  c.stride = 1  # every stride-th frame of the video (frameskip)
+  c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
+  c.short = 'skip'  # clips that are too short: skip, loop or error
+  c.classes = False  # folder: sub-folders are classes
+  c.workers = 2  # threads that decode ahead
+  return c
 
-  c.diffusion = ml_collections.ConfigDict()
-  c.diffusion.prediction = 'eps'  # eps, v or x
-  c.diffusion.weight = 'eps'  # weighting of the loss, a name in losses.py
-  c.diffusion.logsnr_min = -20.0
-  c.diffusion.logsnr_max = 20.0
-  c.diffusion.prior = 'independent'
 
-  c.optim = ml_collections.ConfigDict()
-  c.optim.learning_rate = 3e-4
-  c.optim.warmup = 1000  # steps; ours
-  c.optim.b1 = 0.9
-  c.optim.b2 = 0.99
-  c.optim.eps = 1e-8  # ours
-  c.optim.weight_decay = 0.0
-  c.optim.clip = 1.0  # global gradient norm, 0 for none; ours
-  c.optim.ema = 0.9999
+def _model() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.channels = 128
+  c.multipliers = (1, 2, 4, 8)
+  c.blocks = 2  # residual blocks per resolution
+  c.attention_resolutions = (8, 16, 32)
+  c.head_dim = 64
+  c.emb_dim = 1024
+  c.emb_layers = 4
+  c.groups = 32  # of GroupNorm
+  c.dropout = 0.0
+  c.resample = 'plain'  # plain (VDM) or residual (PYoCo)
+  c.image_mode = 'self_attend'  # packed images; or bypass
+  c.labels = False  # condition on the class
+  c.dtype = 'bfloat16'  # of the computation; parameters are float32
+  c.remat = 'none'  # recompute activations: none, attention, block
+  return c
 
-  c.train = ml_collections.ConfigDict()
-  c.train.batch_size = 128  # clips a step, over all devices
-  c.train.accumulate = 1  # micro-batches a step
-  c.train.steps = 60_000
-  c.train.log_every = 50
-  c.train.checkpoint_every = 1000
-  c.train.keep = 3  # newest checkpoints kept
-  c.train.sample_every = 5000  # 0: only at the end
-  c.train.sample_count = 16  # clips of the samples made while training
-  c.train.sample_steps = 64
-  c.train.tensorboard = False  # needs the extra `tensorboard`
 
-  c.mesh = ml_collections.ConfigDict()
-  c.mesh.data = -1  # −1: what fsdp leaves
-  c.mesh.fsdp = 1
-  c.mesh.cpu_devices = 0  # split a CPU into so many devices; 0: do not
+def _diffusion() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.prediction = 'eps'  # eps, v or x
+  c.weight = 'eps'  # weighting of the loss, a name in losses.py
+  c.logsnr_min = -20.0
+  c.logsnr_max = 20.0
+  c.prior = 'independent'
+  return c
 
-  c.sample = ml_collections.ConfigDict()
-  c.sample.count = 64  # 0: none after training
-  c.sample.batch_size = 16
-  c.sample.seed = 0
-  c.sample.sampler = 'ancestral'  # one of build.SAMPLERS
-  c.sample.steps = 256
-  c.sample.gamma = 0.1  # log-variance interpolation of `ancestral`
-  c.sample.delta = 0.1  # step size of `predictor_corrector`
-  c.sample.label = -1  # a class for every clip; −1: all classes in turn
-  c.sample.frame_rate = 8.0  # of the files written, frames a second
-  c.sample.arrays = False  # write raw .npy files too
+
+def _optim() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.learning_rate = 3e-4
+  c.warmup = 1000  # steps; ours
+  c.b1 = 0.9
+  c.b2 = 0.99
+  c.eps = 1e-8  # ours
+  c.weight_decay = 0.0
+  c.clip = 1.0  # global gradient norm, 0 for none; ours
+  c.ema = 0.9999
+  return c
+
+
+def _train() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.batch_size = 128  # clips a step, over all devices
+  c.accumulate = 1  # micro-batches a step
+  c.steps = 60_000
+  c.log_every = 50
+  c.checkpoint_every = 1000
+  c.keep = 3  # newest checkpoints kept
+  c.sample_every = 5000  # 0: only at the end
+  c.sample_count = 16  # clips of the samples made while training
+  c.sample_steps = 64
+  c.tensorboard = False  # needs the extra `tensorboard`
+  return c
+
+
+def _mesh() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.data = -1  # −1: what fsdp leaves
+  c.fsdp = 1
+  c.cpu_devices = 0  # split a CPU into so many devices; 0: do not
+  return c
+
+
+def _sample() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.count = 64  # 0: none after training
+  c.batch_size = 16
+  c.seed = 0
+  c.sampler = 'ancestral'  # one of build.SAMPLERS
+  c.steps = 256
+  c.gamma = 0.1  # log-variance interpolation of `ancestral`
+  c.delta = 0.1  # step size of `predictor_corrector`
+  c.label = -1  # a class for every clip; −1: all classes in turn
+  c.frame_rate = 8.0  # of the files written, frames a second
+  c.arrays = False  # write raw .npy files too
   return c
 
 

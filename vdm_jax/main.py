@@ -18,15 +18,6 @@ MODES = {
 }
 SAVED_CONFIG = pathlib.Path(__file__).with_name('saved_config.py')
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'The experiment: a file of configs/, with overrides.'
-)
-_MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.')
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'The folder of the run: checkpoints, metrics, samples.'
-)
-_DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks and all messages.')
-
 
 def main(argv: list[str]) -> int:
   """Runs one mode.
@@ -37,6 +28,10 @@ def main(argv: list[str]) -> int:
   Returns:
     The exit status: 0, or that of the `UserError` which ended the run.
   """
+  if '--help' in argv or '-h' in argv:
+    values, *_ = _flags()
+    print(f'{__doc__}\n{values.get_help()}')
+    return 0
   debug = any(a in ('--debug', '--debug=true') for a in argv)
   try:
     config, workdir, mode = _parse(argv)
@@ -56,8 +51,12 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]):
   """The config, the workdir and the mode of a command line."""
   argv = with_saved_config(argv)
+  sys.argv = argv  # where the config's flag looks for its overrides
+  values, config, mode, workdir = _flags()
   try:
-    rest = flags.FLAGS(argv, known_only=False)
+    rest = values(argv)
+    if config.value is not None:
+      config.value.lock()  # a file that failed to load raises only when used
   except errors.UserError:
     raise
   except SyntaxError as e:
@@ -72,16 +71,40 @@ def _parse(argv: list[str]):
     raise errors.ConfigError(
       f'unexpected argument {rest[1]!r}; options are written --name=value'
     )
-  if _CONFIG.value is None:
+  if config.value is None:
     raise errors.ConfigError(
       'no --config given; for example --config=configs/shapes.py, or --workdir '
       'of an earlier run together with --mode=sample'
     )
   from vdm_jax import config as config_lib
 
-  config_lib.validate(_CONFIG.value)
-  workdir = _WORKDIR.value or f'runs/{_CONFIG.value.name}'
-  return _CONFIG.value, pathlib.Path(workdir).absolute(), _MODE.value
+  config_lib.validate(config.value)
+  folder = workdir.value or f'runs/{config.value.name}'
+  return config.value, pathlib.Path(folder).absolute(), mode.value
+
+
+def _flags():
+  """The flags, in a set of their own: a process may parse several times."""
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'The experiment: a file of configs/, with overrides.',
+    flag_values=values,
+  )
+  mode = flags.DEFINE_enum(
+    'mode', 'train', list(MODES), 'What to do.', flag_values=values
+  )
+  workdir = flags.DEFINE_string(
+    'workdir',
+    None,
+    'The folder of the run: checkpoints, metrics, samples.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'debug', False, 'Show tracebacks and all messages.', flag_values=values
+  )
+  return values, config, mode, workdir
 
 
 def with_saved_config(argv: list[str]) -> list[str]:
@@ -90,16 +113,25 @@ def with_saved_config(argv: list[str]) -> list[str]:
   A workdir holds its resolved config, so sampling needs nothing else, and
   overrides such as `--config.sample.count=4` still apply.
   """
-  options = dict(a.lstrip('-').split('=', 1) for a in argv if '=' in a)
-  if 'config' in options or '--config' in argv or 'workdir' not in options:
+  workdir = _option(argv, 'workdir')
+  if workdir is None or _option(argv, 'config') is not None:
     return argv
-  saved = pathlib.Path(options['workdir']) / 'config.json'
+  saved = pathlib.Path(workdir) / 'config.json'
   if not saved.is_file():
     raise errors.CheckpointError(
       f'{saved.parent} holds no run (there is no config.json in it); give '
       '--config to start one there, or the workdir of an earlier run'
     )
   return [argv[0], f'--config={SAVED_CONFIG}:{saved}', *argv[1:]]
+
+
+def _option(argv: list[str], name: str) -> str | None:
+  """The value of `--name=value` or `--name value` in a command line."""
+  for arg, following in zip(argv, [*argv[1:], None], strict=True):
+    flag, equals, value = arg.partition('=')
+    if flag in (f'-{name}', f'--{name}'):
+      return value if equals else following
+  return None
 
 
 def cli():

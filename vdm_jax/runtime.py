@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -45,3 +46,30 @@ def say(text: str):
 def complain(text: str):
   """Prints a line to standard error."""
   print(text, file=sys.stderr, flush=True)
+
+
+class Stop:
+  """Notes SIGTERM and Ctrl-C instead of dying of them; the second kills.
+
+  With several processes JAX itself spreads the news, and a handler of ours
+  would be in its way.
+  """
+
+  def __init__(self):
+    self.requested = False
+    self._old = {}
+
+  def __enter__(self):
+    if jax.process_count() == 1:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._old[number] = signal.signal(number, self._note)
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    self.requested = True
+    signal.signal(number, self._old[number])
+
+  def __exit__(self, *_):
+    for number, old in self._old.items():
+      signal.signal(number, old)

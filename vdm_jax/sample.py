@@ -196,6 +196,7 @@ def write(
     clips.items,
     about,
     step=step,
+    gifs=step is None,
     array=c.arrays,
   )
 

@@ -50,9 +50,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
 
-  All randomness is a function of (seed, step, index in the batch), so that
-  the step gives the same on any mesh. A step whose loss or gradient is not
-  finite changes nothing but the step count, and says so in its metrics.
+  Its randomness is a function of (seed, step, index in the batch), hence the
+  same on any mesh. A step whose loss or gradient is not finite changes nothing
+  but the step count, and says so in its metrics.
 
   Args:
     apply: `apply(variables, z, logsnr, *, train, rngs, **conditions)`.
@@ -60,29 +60,13 @@ def make_train_step(
     objective: the loss.
     seed: of the run.
     ema_decay: of the averaged parameters.
-    accumulate: the batch is worked off in this many parts.
+    accumulate: the batch is worked off in so many parts.
 
   Returns:
     The step. Its batch has `video` uint8 `[b, t, h, w, c]` and, as the network
     needs, `label` int32 `[b]`. Its metrics are scalars `loss`, `grad_norm`,
     `finite`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
   """
-
-  def part_loss(params, part, noise, dropout):
-    network = bind(
-      apply, params, part.get('label'), train=True, rngs={'dropout': dropout}
-    )
-    loss = losses.denoising_loss(
-      network,
-      x=to_float(part['video']),
-      logsnr=part['logsnr'],
-      keys=rng.per_example(noise, part['index']),
-      prior=objective.prior,
-      prediction=objective.prediction,
-      weight=objective.weight,
-    )
-    bands = losses.banded(loss, part['logsnr'], BAND_EDGES)
-    return jnp.mean(loss), jnp.stack(bands)
 
   def train_step(state: TrainState, batch: Batch):
     count = batch['video'].shape[0]
@@ -97,7 +81,12 @@ def make_train_step(
 
     def part_grads(i, part):
       return jax.value_and_grad(part_loss, has_aux=True)(
-        state.params, part, noise, jax.random.fold_in(dropout, i)
+        state.params,
+        apply,
+        objective,
+        part,
+        noise,
+        jax.random.fold_in(dropout, i),
       )
 
     (loss, bands), grads = accumulated(part_grads, examples, accumulate)
@@ -112,16 +101,38 @@ def make_train_step(
       opt_state=opt_state,
     )
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
-    metrics = dict(
-      loss=loss,
-      grad_norm=grad_norm,
-      finite=finite,
-      band_sum=bands[0],
-      band_count=bands[1],
-    )
+    metrics = {'loss': loss, 'grad_norm': grad_norm, 'finite': finite}
+    metrics |= {'band_sum': bands[0], 'band_count': bands[1]}
     return new.replace(step=state.step + 1), metrics
 
   return train_step
+
+
+def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
+  """The mean loss of some examples, and its sums and counts by band.
+
+  Args:
+    params: the parameters.
+    apply: of `make_train_step`.
+    objective: the loss.
+    part: `video`, `logsnr`, `index` and conditions of the examples.
+    noise: the key of this step's noise; an example's own comes by its index.
+    dropout: the key of this part's dropout.
+  """
+  network = bind(
+    apply, params, part.get('label'), train=True, rngs={'dropout': dropout}
+  )
+  loss = losses.denoising_loss(
+    network,
+    x=to_float(part['video']),
+    logsnr=part['logsnr'],
+    keys=rng.per_example(noise, part['index']),
+    prior=objective.prior,
+    prediction=objective.prediction,
+    weight=objective.weight,
+  )
+  bands = losses.banded(loss, part['logsnr'], BAND_EDGES)
+  return jnp.mean(loss), jnp.stack(bands)
 
 
 def accumulated(part_grads: Callable, examples: Batch, parts: int):

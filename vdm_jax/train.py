@@ -1,8 +1,8 @@
 """Trains a model: from a config and a workdir to checkpoints and a gallery."""
 
+import itertools
 import json
 import pathlib
-import signal
 import time
 from typing import Any
 
@@ -70,7 +70,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   )
   # Compiled before anything is restored, so that a model that does not fit
   # ends here.
-  compiled = compile_step(step_fn, abstract, trainer.batch_shapes())
+  compiled = compile_step(step_fn, abstract, trainer.shapes)
   state = trainer.restore(abstract)
   if state is None:
     state = init()
@@ -90,7 +90,7 @@ def claim(workdir: pathlib.Path, config):
     )
     if differing:
       raise errors.CheckpointError(
-        f'{workdir} holds a run of another config ({"; ".join(differing[:3])}); '
+        f'{workdir} is of another config ({"; ".join(differing[:3])}); '
         'choose another --workdir, or undo the change'
       )
   if jax.process_index() == 0:
@@ -160,36 +160,30 @@ def compile_step(step_fn, abstract, batch_shapes):
   return compiled
 
 
+def batch_shapes(config, model, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and shardings of a batch on the devices."""
+  c, size = config.data, config.train.batch_size
+  place = sharding.batch_sharding(mesh)
+  shapes = {'video': ((size, c.frames, c.size, c.size, 3), np.uint8)}
+  if model.num_classes:
+    shapes['label'] = ((size,), np.int32)
+  return {
+    k: jax.ShapeDtypeStruct(s, d, sharding=place)
+    for k, (s, d) in shapes.items()
+  }
+
+
+def to_devices(local: dict[str, np.ndarray], shapes) -> dict[str, jax.Array]:
+  """This process's share of a batch, as parts of the global arrays."""
+  return {
+    k: jax.make_array_from_process_local_data(s.sharding, local[k])
+    for k, s in shapes.items()
+  }
+
+
 def parameter_count(params: PyTree) -> int:
   """How many numbers a tree of parameters holds."""
   return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
-
-
-class Stop:
-  """Notes SIGTERM and Ctrl-C instead of dying of them; the second kills.
-
-  With several processes JAX itself spreads the news, and a handler of ours
-  would be in its way.
-  """
-
-  def __init__(self):
-    self.requested = False
-    self._old = {}
-
-  def __enter__(self):
-    if jax.process_count() == 1:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._old[number] = signal.signal(number, self._note)
-    return self
-
-  def _note(self, number, frame):
-    del frame
-    self.requested = True
-    signal.signal(number, self._old[number])
-
-  def __exit__(self, *_):
-    for number, old in self._old.items():
-      signal.signal(number, old)
 
 
 class Window:
@@ -239,9 +233,7 @@ class Window:
 def band_names(edges) -> list[str]:
   """'loss_logsnr_-5..0' and so on, for the bands between the edges."""
   bounds = ['', *(f'{e:g}' for e in edges), '']
-  return [
-    f'loss_logsnr_{a}..{b}' for a, b in zip(bounds, bounds[1:], strict=False)
-  ]
+  return [f'loss_logsnr_{a}..{b}' for a, b in itertools.pairwise(bounds)]
 
 
 class Trainer:
@@ -254,6 +246,7 @@ class Trainer:
     self.source = source
     self.model = model
     self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
+    self.shapes = batch_shapes(config, model, mesh)
     self.generate = sample.Generator(config, model, mesh)
     self.signature = json.loads(
       json.dumps(
@@ -262,18 +255,6 @@ class Trainer:
         )
       )
     )
-
-  def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a batch on the devices."""
-    c, size = self.config.data, self.config.train.batch_size
-    place = sharding.batch_sharding(self.mesh)
-    shapes = {'video': ((size, c.frames, c.size, c.size, 3), np.uint8)}
-    if self.model.num_classes:
-      shapes['label'] = ((size,), np.int32)
-    return {
-      k: jax.ShapeDtypeStruct(s, d, sharding=place)
-      for k, (s, d) in shapes.items()
-    }
 
   def restore(self, abstract):
     """The newest state of the workdir that can be read, or None."""
@@ -318,19 +299,13 @@ class Trainer:
       clips_per_step=c.batch_size,
       quiet=jax.process_index() > 0,
     )
-    place = sharding.batch_sharding(self.mesh)
-    window, saved = Window(), first
     writer = logs.MetricWriter(
       self.workdir, restored_step=first, tensorboard=c.tensorboard
     )
-    with Stop() as stop, writer:
+    window = Window()
+    with runtime.Stop() as stop, writer:
       for n in range(first + 1, c.steps + 1):
-        local = next(batches)
-        batch = {
-          k: jax.make_array_from_process_local_data(place, local[k])
-          for k in self.batch_shapes()
-        }
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, to_devices(next(batches), self.shapes))
         window.add(n, metrics)
         if n % c.log_every == 0 or n in (1, c.steps):
           row = window.close()
@@ -338,24 +313,30 @@ class Trainer:
           progress.update(n, {'loss': row['loss']})
         else:
           progress.update(n)
-        stopping = stop.requested or self.checkpoints.reached_preemption(n)
-        if n % c.checkpoint_every == 0 or n == c.steps or stopping:
-          with progress.pause():
-            self.checkpoints.save(state, self.meta())
-          saved = n
-        if stopping and n < c.steps:
-          self.checkpoints.wait()
-          raise errors.Preempted(
-            f'asked to stop; step {saved} is saved, and the same command '
-            'continues from there'
-          )
-        if c.sample_every and n % c.sample_every == 0 and n < c.steps:
-          with progress.pause():
-            self.show(state, n)
-    self.checkpoints.wait()
+        with progress.pause():
+          self.after_step(state, n, stopping=stop.requested)
     self.checkpoints.close()
     if self.config.sample.count:
-      self.finish(state, time.monotonic())
+      self.finish(state)
+
+  def after_step(self, state, n: int, *, stopping: bool):
+    """Saves and shows the state of step n, where it is time to.
+
+    Raises:
+      Preempted: the process was asked to stop, and the state is saved.
+    """
+    c = self.config.train
+    stopping = stopping or self.checkpoints.reached_preemption(n)
+    if n % c.checkpoint_every == 0 or n == c.steps or stopping:
+      self.checkpoints.save(state, self.meta())
+    if stopping and n < c.steps:
+      self.checkpoints.wait()
+      raise errors.Preempted(
+        f'asked to stop; step {n} is saved, and the same command continues '
+        'from there'
+      )
+    if c.sample_every and n % c.sample_every == 0 and n < c.steps:
+      self.show(state, n)
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""
@@ -383,9 +364,9 @@ class Trainer:
     )
     return path
 
-  def finish(self, state, begin: float):
+  def finish(self, state):
     """The final samples, their scores, and where to look."""
-    c = self.config
+    c, begin = self.config, time.monotonic()
     clips = self.generate(
       state.ema_params,
       count=c.sample.count,

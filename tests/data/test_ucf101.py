@@ -161,6 +161,16 @@ def test_a_damaged_video_is_reported_in_one_line(needs_tfds, videos, tmp_path):
   assert '\n' not in str(caught.value)
 
 
+def test_data_in_another_format_is_refused(source, tmp_path):
+  shutil.copytree(source.data_dir, tmp_path, dirs_exist_ok=True)
+  (info,) = tmp_path.rglob('dataset_info.json')
+  text = info.read_text()
+  assert '"array_record"' in text
+  info.write_text(text.replace('"array_record"', '"tfrecord"'))
+  with pytest.raises(DataError, match='another data_dir'):
+    UCF101(tmp_path, frames=4, size=SIZE)
+
+
 def test_an_unknown_split_is_refused(source):
   with pytest.raises(DataError, match='validation'):
     UCF101(source.data_dir, frames=4, size=SIZE, split='validation')

@@ -1,0 +1,142 @@
+"""Settings: round trips, ranges, variants, and every file of configs/."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import pytest
+
+from tests import tiny
+from vdm_jax import build, errors, train
+from vdm_jax import config as config_lib
+
+CONFIGS = sorted(pathlib.Path('configs').glob('*.py'))
+
+
+def load(path, variant=''):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('variant', ['', 'tiny'])
+def test_every_config_builds(path, variant):
+  config = load(path, variant)
+  config_lib.validate(config)
+  build.model(config)
+  build.optimizer(config)
+  build.objective(config)
+  build.sampler(config)
+
+
+def test_ucf101_has_the_parameters_of_the_paper():
+  config = load(pathlib.Path('configs/ucf101.py'))
+  model = build.model(config)
+  mesh = train.sharding.make_mesh(devices=jax.devices()[:1])
+  _, abstract = train.make_init(config, model, build.optimizer(config), mesh)
+  count = train.parameter_count(abstract.params)
+  assert abs(count / 1167.7e6 - 1) < 0.005
+
+
+def test_json_round_trip():
+  config = tiny.config(model__multipliers=(1, 2), train__steps=7)
+  again = config_lib.from_json(config_lib.to_json(config))
+  assert again == config
+  assert isinstance(again.model.multipliers, tuple)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{', 'not readable JSON'),
+    ('{"optim": {"learning_rat": 1.0}}', 'did you mean optim.learning_rate'),
+  ],
+)
+def test_saved_config_that_does_not_fit(text, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    config_lib.from_json(text)
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('optim.learning_rate', float('nan')),
+    ('optim.learning_rate', -1.0),
+    ('optim.ema', 1.0),
+    ('model.dropout', 1.0),
+    ('model.multipliers', ()),
+    ('model.multipliers', (1, 0)),
+    ('model.dtype', 'float16'),
+    ('data.frames', 0),
+    ('data.resize', 'stretch'),
+    ('train.steps', 0),
+    ('sample.gamma', 1.5),
+    ('diffusion.logsnr_max', -30.0),
+  ],
+)
+def test_values_out_of_range_are_named(key, value):
+  config_lib.validate(tiny.config())
+  with pytest.raises(errors.ConfigError, match=key.split('.')[-1]):
+    config_lib.validate(tiny.config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+  'make, key, table',
+  [
+    (build.source, 'data.source', build.SOURCES),
+    (build.sampler, 'sample.sampler', build.SAMPLERS),
+    (build.objective, 'diffusion.prediction', ()),
+    (build.objective, 'diffusion.weight', ()),
+    (build.objective, 'diffusion.prior', ()),
+  ],
+)
+def test_unknown_names_list_what_there_is(make, key, table):
+  with pytest.raises(errors.ConfigError, match='must be one of') as e:
+    make(tiny.config(**{key: 'nonesuch'}))
+  assert f'config.{key}' in str(e.value)
+  assert all(name in str(e.value) for name in table)
+
+
+def test_the_nearest_name_is_offered():
+  with pytest.raises(errors.ConfigError, match="did you mean 'ancestral'"):
+    build.sampler(tiny.config(sample__sampler='ancestal'))
+
+
+def test_variants():
+  config = config_lib.default()
+  with pytest.raises(errors.ConfigError, match='one of tiny'):
+    config_lib.variant(config, 'tyni', tiny={})
+  config_lib.variant(config, 'tiny', tiny={'data.frames': 2})
+  assert config.data.frames == 2 and config.name == 'vdm_tiny'
+  with pytest.raises(AttributeError):
+    config.data.framse = 3
+
+
+def test_only_what_ties_a_checkpoint_counts_as_a_difference():
+  base = tiny.config()
+  free = tiny.config(
+    train__steps=99, sample__steps=9, mesh__fsdp=2, model__remat='block'
+  )
+  assert config_lib.differences(base, free) == []
+  tied = tiny.config(optim__ema=0.5, data__frames=4)
+  assert config_lib.differences(base, tied) == [
+    'data.frames: 3 → 4',
+    'optim.ema: 0.9 → 0.5',
+  ]
+
+
+def test_every_setting_is_read_somewhere():
+  """An option that nothing reads would be accepted and ignored."""
+  code = '\n'.join(
+    p.read_text()
+    for p in pathlib.Path('vdm_jax').rglob('*.py')
+    if p.name != 'config.py'
+  )
+  settings = json.loads(config_lib.to_json(config_lib.default()))
+  for section, values in settings.items():
+    names = values if isinstance(values, dict) else [section]
+    for name in names:
+      assert f'.{name}' in code, f'{section}.{name} is never read'

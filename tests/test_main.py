@@ -1,0 +1,154 @@
+"""The command line: one line and a status for every mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+from vdm_jax import config as config_lib
+from vdm_jax import main, train
+
+TINY = (
+  '--config=configs/shapes.py:tiny',
+  '--config.mesh.cpu_devices=0',
+  '--config.train.batch_size=8',
+)
+
+
+def run(monkeypatch, capsys, *argv):
+  """(exit status, standard error) of a command, run in this process."""
+  argv = ['main.py', *argv]
+  monkeypatch.setattr(sys, 'argv', argv)
+  status = main.main(argv)
+  return status, capsys.readouterr().err
+
+
+BAD = {
+  'no config': ((), 2, '--config=configs/shapes.py'),
+  'config file missing': (('--config=configs/nonesuch.py',), 2, 'nonesuch'),
+  'misspelt override': (
+    (*TINY, '--config.optim.learning_rat=1'),
+    2,
+    'learning_rate',
+  ),
+  'override of the wrong type': ((*TINY, '--config.data.frames=8.5'), 2, '8.5'),
+  'unknown flag': ((*TINY, '--wrokdir=x'), 2, 'wrokdir'),
+  'stray word': ((*TINY, 'configs/folder.py'), 2, 'configs/folder.py'),
+  'unknown mode': ((*TINY, '--mode=smaple'), 2, 'smaple'),
+  'unknown variant': (('--config=configs/shapes.py:tyni',), 2, 'tiny'),
+  'number out of range': ((*TINY, '--config.optim.ema=2.0'), 2, 'optim.ema'),
+  'size the network halves too often': (
+    (*TINY, '--config.data.size=15'),
+    2,
+    '16',
+  ),
+  'batch the mesh does not divide': (
+    (*TINY[:2], '--config.train.batch_size=12'),
+    2,
+    '16',
+  ),
+  'mesh larger than the machine': ((*TINY, '--config.mesh.fsdp=3'), 2, '4×2'),
+  'folder not named': (
+    (
+      '--config=configs/folder.py',
+      '--config.mesh.cpu_devices=0',
+    ),
+    2,
+    'data.path',
+  ),
+  'sampler unknown': (
+    (*TINY, '--config.sample.sampler=ancestal'),
+    2,
+    'ancestral',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input(name, monkeypatch, capsys, tmp_path):
+  argv, status, mend = BAD[name]
+  workdir = [f'--workdir={tmp_path / "run"}'] if argv else []
+  got, text = run(monkeypatch, capsys, *argv, *workdir)
+  assert got == status, text
+  lines = text.strip().splitlines()
+  assert len(lines) == 1, text
+  assert lines[0].startswith('vdm_jax: error: ') and len(lines[0]) <= 320
+  assert mend in lines[0]
+
+
+def folder_flags(path, workdir):
+  return (
+    '--config=configs/folder.py:tiny',
+    '--config.mesh.cpu_devices=0',
+    '--config.train.batch_size=8',
+    f'--config.data.path={path}',
+    f'--workdir={workdir}',
+  )
+
+
+@pytest.mark.parametrize('kind', ['missing', 'file', 'empty', 'broken'])
+def test_bad_folder(kind, monkeypatch, capsys, tmp_path):
+  path = tmp_path / 'videos'
+  if kind == 'file':
+    path.write_text('')
+  elif kind != 'missing':
+    path.mkdir()
+  if kind == 'broken':
+    (path / 'a.mp4').write_bytes(b'no video')
+  status, text = run(monkeypatch, capsys, *folder_flags(path, tmp_path / 'run'))
+  assert status == 3, text
+  assert 'videos' in text and text.count('vdm_jax: error: ') == 1
+  assert len(text.strip().splitlines()[-1]) <= 320
+
+
+def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):
+  status, text = run(
+    monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
+  )
+  assert status == 4 and 'config.json' in text
+  train.claim(tmp_path, tiny.config())
+  status, text = run(
+    monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
+  )
+  assert status == 4 and 'no checkpoint' in text
+
+
+def test_workdir_of_another_config(monkeypatch, capsys, tmp_path):
+  train.claim(tmp_path, tiny.config())
+  status, text = run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
+  assert status == 4 and 'another config' in text
+
+
+def test_workdir_that_is_a_file(monkeypatch, capsys, tmp_path):
+  path = tmp_path / 'run'
+  path.write_text('')
+  status, text = run(monkeypatch, capsys, *TINY, f'--workdir={path}')
+  assert status == 4 and '--workdir' in text
+
+
+@pytest.mark.parametrize('form', [['--workdir=RUN'], ['--workdir', 'RUN']])
+def test_saved_config_is_found_in_the_workdir(form, tmp_path):
+  train.claim(tmp_path, tiny.config())
+  argv = [
+    'main.py',
+    '--mode=sample',
+    *(f.replace('RUN', str(tmp_path)) for f in form),
+  ]
+  added = main.with_saved_config(argv)
+  assert added[1].endswith(f'saved_config.py:{tmp_path / "config.json"}')
+  assert added[2:] == argv[1:]
+  given = [*argv, '--config=configs/shapes.py']
+  assert main.with_saved_config(given) == given
+  saved = config_lib.from_json((tmp_path / 'config.json').read_text())
+  assert saved == tiny.config()
+
+
+def test_help_names_the_modes():
+  done = subprocess.run(
+    [sys.executable, '-m', 'vdm_jax.main', '--help'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert '<train|sample|' in done.stdout

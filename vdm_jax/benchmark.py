@@ -1,0 +1,81 @@
+"""How fast the data and the training step of a config are, here and now."""
+
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+
+from vdm_jax import build, runtime, sharding, train
+from vdm_jax import step as step_lib
+from vdm_jax.data import benchmark as data_benchmark
+from vdm_jax.data import pipeline
+from vdm_jax.media import writing
+
+STEPS = 5  # timed steps; the median is reported
+SECONDS = 5.0  # CPU time spent on reading clips
+
+
+def run(config, workdir: pathlib.Path):
+  """Prints a table and writes it to `workdir/benchmark.json`.
+
+  The data source is measured in clips per second and core, and beside it
+  stands how many cores the training step keeps busy at its own speed.
+
+  Raises:
+    UserError: for whatever the user can mend; see `errors`.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  sharding.check_batch(mesh, config.train.batch_size, config.train.accumulate)
+  source = build.source(config)
+  runtime.say(train.describe(source))
+  read = data_benchmark.measure(source, seconds=SECONDS)
+  seconds = step_seconds(config, mesh, source)
+  need = config.train.batch_size / seconds
+  row = {
+    'config': config.name,
+    'device': f'{mesh.size} × {jax.devices()[0].device_kind}',
+    'source': config.data.source,
+    'source_clips_per_second_and_core': read,
+    'step_seconds': seconds,
+    'step_clips_per_second': need,
+    'cores_for_the_data': need / read,
+  }
+  writing.write_json(workdir / 'benchmark.json', row)
+  for name, value in row.items():
+    text = f'{value:.4g}' if isinstance(value, float) else value
+    runtime.say(f'{name.replace("_", " "):<34}{text}')
+  runtime.say(json.dumps(row))
+
+
+def step_seconds(config, mesh, source) -> float:
+  """The median time of a training step, compiled and warm."""
+  model = build.model(config, len(source.classes))
+  tx = build.optimizer(config)
+  init, abstract = train.make_init(config, model, tx, mesh)
+  step = step_lib.make_train_step(
+    model.apply,
+    tx,
+    build.objective(config),
+    seed=config.seed,
+    ema_decay=config.optim.ema,
+    accumulate=config.train.accumulate,
+  )
+  shapes = train.batch_shapes(config, model, mesh)
+  compiled = train.compile_step(step, abstract, shapes)
+  batches = pipeline.batches(
+    source,
+    batch_size=config.train.batch_size,
+    seed=config.seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  batch = train.to_devices(next(batches), shapes)
+  state, times = init(), []
+  for _ in range(STEPS + 1):
+    begin = time.monotonic()
+    state, metrics = compiled(state, batch)
+    jax.block_until_ready(metrics)
+    times.append(time.monotonic() - begin)
+  return statistics.median(times[1:])  # the first one warms up
