@@ -9,6 +9,14 @@ TENSORFLOW = [
   'tensorflow>=2.20; platform_machine != "x86_64"',
 ]
 
+TFDS = [
+  *TENSORFLOW,
+  'tensorflow-datasets>=4.9.9',
+  'importlib_resources',  # which TFDS forgets to require
+  'array_record',
+  'imageio-ffmpeg',  # the ffmpeg that TFDS calls to read videos
+]
+
 setuptools.setup(
   name='vdm_jax',
   version='0.1.0',
@@ -36,20 +44,11 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
-    # TFDS forgets to require importlib_resources.
-    'tfds': [
-      *TENSORFLOW,
-      'tensorflow-datasets>=4.9.9',
-      'importlib_resources',
-      'array_record',
-    ],
+    'tfds': TFDS,
     'tensorboard': [*TENSORFLOW, 'tensorboard'],
     'test': [
-      *TENSORFLOW,
+      *TFDS,
       'tensorboard',
-      'tensorflow-datasets>=4.9.9',
-      'importlib_resources',
-      'array_record',
       'beartype>=0.22',
       'pytest>=8',
       'pytest-xdist>=3.6',

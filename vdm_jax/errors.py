@@ -35,6 +35,12 @@ class DivergedError(UserError):
   status = 5
 
 
+class WeightsError(UserError):
+  """Weights of others that are missing, damaged or of another network."""
+
+  status = 6
+
+
 class Preempted(UserError):
   """The run was asked to stop; its state is saved and can be continued."""
 

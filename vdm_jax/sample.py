@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from vdm_jax import build, checkpoint, rng, runtime, sharding
 from vdm_jax import step as step_lib
-from vdm_jax.data import judge
+from vdm_jax.data import shapes
 from vdm_jax.diffusion import denoiser, samplers, schedules
 from vdm_jax.media import gallery
 from vdm_jax.progress import Progress
@@ -217,7 +217,7 @@ def score(config, clips: Clips) -> dict[str, float] | None:
   """The judge's scores, for the data set that has a judge."""
   if config.data.source != 'shapes':
     return None
-  return judge.scores(
+  return shapes.scores(
     clips.videos, labels=clips.labels, stride=float(config.data.stride)
   )
 

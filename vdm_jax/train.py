@@ -104,11 +104,13 @@ def claim(workdir: pathlib.Path, config):
       ) from e
 
 
-def describe(source) -> str:
+def describe(source, most: int = 20) -> str:
   """What there is to train on, and what is left out and why."""
-  lines = [f'{len(source)} clips to draw from']
-  for path, reason in getattr(source, 'problems', ()):
-    lines.append(f'  not used: {path}: {reason}')
+  problems = getattr(source, 'problems', ())
+  lines = [f'{len(source)} videos or clips to draw from']
+  lines += [f'  not used: {path}: {reason}' for path, reason in problems[:most]]
+  if len(problems) > most:
+    lines.append(f'  … and {len(problems) - most} more')
   return '\n'.join(lines)
 
 

@@ -59,6 +59,24 @@ class NoisePrior:
     cholesky = self.cholesky(shape[0] - image_frames, image_frames)
     return mix_frames(cholesky, white)
 
+  def sample_given(
+    self, keys: Key[Array, 'b'], *, eps: Video, frames: tuple[int, ...]
+  ) -> Video:
+    """ε with all but `frames` drawn anew, given ε^b at `frames`, a key each.
+
+    p(ε^a|ε^b) = N(Σ_ab Σ_bb⁻¹ ε^b, Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba), drawn as
+    n^a + Σ_ab Σ_bb⁻¹ (ε^b − n^b) with n ~ N(0, Σ). No packed images.
+    """
+    given = list(frames)
+    drawn = self.sample(keys, eps.shape[1:])
+    sigma = self.covariance(eps.shape[1])
+    gain = np.zeros_like(sigma)
+    gain[:, given] = np.linalg.solve(
+      sigma[np.ix_(given, given)], sigma[given]
+    ).T
+    renewed = drawn + mix_frames(gain, eps - drawn)
+    return renewed.at[:, given].set(eps[:, given]) if given else renewed
+
   def covariance(
     self, frames: int, image_frames: int = 0
   ) -> Float64[np.ndarray, 'n n']:

@@ -82,14 +82,13 @@ def write_samples(
     items: n mappings: `caption` is the text of a clip; the others, such as
       `seed`, `index` and `label`, are shown as they are called.
     facts: what all clips share, by name.
-    step: the training step of samples taken during training, which the page
-      shows as a grid; None for final samples, which it shows one by one.
-    title: the heading; made from `step` or `name` if None.
+    step: of training, for samples that the page shows as a grid; None for
+      final ones, which it shows one by one.
+    title: the heading; made from `step` or `name` if None or empty.
     note: a sentence below the heading.
     gifs, array: write GIFs, and `videos.npy`, too.
 
-  Returns:
-    The folder of the set.
+  Returns the folder of the set.
 
   Raises:
     ConfigError: `name` cannot be a folder's name.
@@ -105,10 +104,7 @@ def write_samples(
     raise ValueError(f'{len(items)} items for {len(videos)} videos')
   here = Path(folder, 'samples', name)
   _discard(here)
-  length = videos.shape[1]
-  frames = np.linspace(0, length - 1, min(length, _SHEET_SIDE)).round()
-  sheet = videos[:_SHEET_SIDE, frames.astype(int)]
-  writing.write_png(here / 'sheet.png', writing.contact_sheet(sheet))
+  writing.write_png(here / 'sheet.png', writing.contact_sheet(_sheet(videos)))
   tiles = min(len(videos), 64, writing.grid_capacity(*videos.shape[2:4]))
   writing.write_grid_mp4(here / 'grid.mp4', videos[:tiles], rate)
   for i, video in enumerate(videos):
@@ -117,9 +113,8 @@ def write_samples(
       writing.write_gif(here / f'{i:04d}.gif', video, rate)
   if array:
     writing.write_array(here / 'videos.npy', videos)
-  heading = name if step is None else f'Step {step}'
   section = {
-    'title': heading if title is None else title,
+    'title': title or (name if step is None else f'Step {step}'),
     'step': step,
     'note': note,
     'facts': dict(facts),
@@ -130,6 +125,12 @@ def write_samples(
   }
   writing.write_json(here / 'section.json', section)
   return here
+
+
+def _sheet(videos: np.ndarray) -> np.ndarray:
+  length = videos.shape[1]
+  frames = np.linspace(0, length - 1, min(length, _SHEET_SIDE)).round()
+  return videos[:_SHEET_SIDE, frames.astype(int)]
 
 
 def rebuild(

@@ -49,9 +49,15 @@ class GroupNorm(nn.Module):
     offset = beta[None, None] - mean * factor
     if scale is not None:
       factor, offset = factor * (1 + scale), offset * (1 + scale) + shift
-    y = x.astype(jnp.float32) * factor[:, :, None, None]
-    y = y + offset[:, :, None, None]
-    return (jax.nn.swish(y) if self.swish else y).astype(self.dtype)
+    return _affine(x, factor, offset, self.swish).astype(self.dtype)
+
+
+@functools.partial(jax.checkpoint, static_argnums=(3,))
+def _affine(x, factor, offset, swish):
+  """Recomputed in the backward pass, which keeps x but no float32 copy."""
+  y = x.astype(jnp.float32) * factor[:, :, None, None]
+  y = y + offset[:, :, None, None]
+  return jax.nn.swish(y) if swish else y
 
 
 def frame_statistics(

@@ -1,0 +1,1 @@
+"""Text encoders, the cache of their embeddings, and captions."""

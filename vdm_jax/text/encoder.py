@@ -1,0 +1,400 @@
+"""Text encoders behind one interface, from local Hugging Face folders."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from vdm_jax import sharding
+from vdm_jax.errors import ConfigError, DataError, WeightsError
+from vdm_jax.text import bert, clip, t5, weights
+from vdm_jax.text.layers import ACTIVATIONS
+
+# What decides the ids of a text, as far as a folder has it.
+TOKENIZER_FILES = (
+  'added_tokens.json',
+  'merges.txt',
+  'special_tokens_map.json',
+  'spiece.model',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'vocab.json',
+  'vocab.txt',
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextEncoder:
+  """Texts to embeddings; made by `load`.
+
+  Attributes:
+    module: the network.
+    params: its parameters, on the device or devices.
+    tokenizer: of `transformers`.
+    hash: SHA-256 over configuration, weights and tokenizer, in hexadecimal.
+    batch_size: texts that the device takes at a time.
+    mesh: over which batches and parameters are split; None for one device.
+  """
+
+  module: bert.Bert | clip.ClipText | t5.T5
+  params: Any
+  tokenizer: Any
+  hash: str
+  batch_size: int = 32
+  mesh: jax.sharding.Mesh | None = None
+
+  @property
+  def dim(self) -> int:
+    """Channels of an embedding."""
+    return self.module.dim
+
+  def encode(
+    self, texts: Sequence[str], max_length: int
+  ) -> tuple[Float32[np.ndarray, 'n l d'], Bool[np.ndarray, 'n l']]:
+    """The last hidden states of texts.
+
+    What is longer than `max_length` tokens is cut; its last token is then the
+    end-of-text token too. Padding follows the text, and its embeddings are 0,
+    so that a text has the same embeddings in any company and, but for
+    rounding, at any length that holds it.
+
+    Args:
+      texts: any number, none included; a text may be empty.
+      max_length: l, tokens, start and end of text included.
+
+    Returns:
+      The embeddings, and True where there is a token.
+
+    Raises:
+      ConfigError: the network cannot take so many tokens.
+      WeightsError: tokenizer and network do not fit, or overflow.
+    """
+    ids, mask = self.tokenize(texts, max_length)
+    out = np.zeros((*ids.shape, self.dim), np.float32)
+    for start in range(0, len(ids), self.batch_size):
+      part = slice(start, start + self.batch_size)
+      count = len(ids[part])
+      fill = np.zeros(self.batch_size, int)
+      fill[:count] = np.arange(count)
+      batch = (ids[part][fill], mask[part][fill])
+      if self.mesh is not None:
+        batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
+      out[part] = np.asarray(_forward(self.module, self.params, *batch))[:count]
+    if not np.isfinite(out).all():
+      raise WeightsError(
+        'the text encoder gives embeddings that are not finite '
+        f'(hash {self.hash[:12]}); fetch its weights again'
+      )
+    return out, mask
+
+  def tokenize(
+    self, texts: Sequence[str], max_length: int
+  ) -> tuple[Int[np.ndarray, 'n l'], Bool[np.ndarray, 'n l']]:
+    """Token ids, int32, and True where there is a token; see `encode`."""
+    most = getattr(self.module, 'positions', math.inf)
+    if not 2 <= max_length <= most:
+      raise ConfigError(
+        f'the text encoder cannot take texts of {max_length} tokens; set the '
+        f'length to 2 or more' + (f', up to {most}' if most < math.inf else '')
+      )
+    if not texts:
+      empty = np.zeros((0, max_length))
+      return empty.astype(np.int32), empty.astype(bool)
+    tokens = self.tokenizer(
+      list(texts),
+      padding='max_length',
+      truncation=True,
+      max_length=max_length,
+      return_attention_mask=True,
+    )
+    ids = np.asarray(tokens['input_ids'], np.int32)
+    mask = np.asarray(tokens['attention_mask'], bool)
+    if ids.min() < 0 or ids.max() >= self.module.vocab:
+      raise WeightsError(
+        f'the tokenizer is of another network (token id {ids.max()}, the '
+        f'network knows {self.module.vocab}); fetch both from one place'
+      )
+    return ids, mask
+
+
+def load(
+  folder: str | os.PathLike,
+  *,
+  tokenizer: str | os.PathLike | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  batch_size: int = 32,
+  sha256: str | None = None,
+) -> TextEncoder:
+  """A text encoder from a local folder; nothing is fetched.
+
+  The folder holds `config.json` with a `model_type` of `KINDS`, the weights
+  as `model.safetensors` or several such files with their index, and the
+  tokenizer's files. Parameters and computation are float32.
+
+  Args:
+    folder: the folder.
+    tokenizer: the folder of the tokenizer, where it is another.
+    mesh: splits batches over its devices, and parameters by the rules of
+      `sharding`; None takes the default device.
+    batch_size: texts that the device takes at a time.
+    sha256: the hash that the encoder must have, or the beginning of it.
+
+  Raises:
+    ConfigError: the mesh does not divide the batch size.
+    WeightsError: something is missing, damaged, unknown or does not fit.
+  """
+  folder = Path(folder).expanduser()
+  words = Path(tokenizer).expanduser() if tokenizer else folder
+  if mesh is not None:
+    sharding.check_batch(mesh, batch_size)
+  config = _read_config(folder)
+  module, names = _kind(folder, config)
+  digest = _hash(folder, words)
+  if sha256 is not None and not digest.startswith(sha256.lower()):
+    raise WeightsError(
+      f'a text encoder is not the one asked for ({folder}: SHA-256 {digest}, '
+      f'not {sha256}); fetch the right one'
+    )
+  token = jnp.zeros((1, 2), jnp.int32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), token, token > 0)
+  params = weights.load(folder, names, module.layers, shapes['params'])
+  if mesh is None:
+    params = jax.device_put(params)
+  else:
+    params = jax.device_put(params, sharding.tree_shardings(mesh, params))
+  return TextEncoder(
+    module, params, _load_tokenizer(words), digest, batch_size, mesh
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+  module: nn.Module,
+  params: Any,
+  ids: Int[Array, 'b l'],
+  mask: Bool[Array, 'b l'],
+) -> Float[Array, 'b l d']:
+  # Accelerators would round float32 factors to 10 bits or fewer.
+  with jax.default_matmul_precision('highest'):
+    x = module.apply({'params': params}, ids, mask)
+  return jnp.where(mask[:, :, None], x, 0.0)
+
+
+class _Config:
+  """Values of a configuration, of the right type or a WeightsError."""
+
+  def __init__(self, path: Path, values: Mapping[str, Any]):
+    self.path, self.values = path, values
+
+  def take(self, name: str, default: Any) -> Any:
+    """A value of the type of `default`, which stands for a missing one."""
+    value = self.values.get(name, default)
+    if isinstance(default, float) and type(value) is int:
+      value = float(value)
+    if type(value) is not type(default):
+      self.refuse(name, f'a {type(default).__name__}')
+    if not isinstance(value, bool | str) and value <= 0:
+      self.refuse(name, 'a positive number')
+    return value
+
+  def activation(self, name: str, value: str) -> str:
+    """A name of an activation that there is."""
+    if value not in ACTIVATIONS:
+      self.refuse(name, f'one of {", ".join(ACTIVATIONS)}')
+    return value
+
+  def refuse(self, name: str, wanted: str):
+    """Raises WeightsError."""
+    raise WeightsError(
+      f'a text encoder cannot be built ({self.path}: {name} is '
+      f'{self.values.get(name)!r}); take one where it is {wanted}'
+    )
+
+  def transformer(self, **defaults) -> dict[str, Any]:
+    """Arguments that Bert and ClipText have in common."""
+    numbers = {
+      'vocab': self.take('vocab_size', defaults['vocab']),
+      'dim': self.take('hidden_size', defaults['dim']),
+      'layers': self.take('num_hidden_layers', 12),
+      'heads': self.take('num_attention_heads', defaults['heads']),
+      'ff_dim': self.take('intermediate_size', defaults['ff_dim']),
+      'positions': self.take('max_position_embeddings', defaults['positions']),
+      'activation': self.activation(
+        'hidden_act', self.take('hidden_act', defaults['activation'])
+      ),
+      'eps': self.take('layer_norm_eps', defaults['eps']),
+    }
+    if numbers['dim'] % numbers['heads']:
+      self.refuse('num_attention_heads', f'a divisor of {numbers["dim"]}')
+    return numbers
+
+
+# Where a configuration says nothing, `transformers` takes these values.
+def _bert(config: _Config) -> tuple[nn.Module, weights.Names]:
+  if config.take('is_decoder', False):
+    config.refuse('is_decoder', 'false')
+  if config.take('position_embedding_type', 'absolute') != 'absolute':
+    config.refuse('position_embedding_type', "'absolute'")
+  numbers = config.transformer(
+    vocab=30522,
+    dim=768,
+    heads=12,
+    ff_dim=3072,
+    positions=512,
+    activation='gelu',
+    eps=1e-12,
+  )
+  types = config.take('type_vocab_size', 2)
+  return bert.Bert(**numbers, types=types), weights.BERT
+
+
+def _clip_text(config: _Config) -> tuple[nn.Module, weights.Names]:
+  numbers = config.transformer(
+    vocab=49408,
+    dim=512,
+    heads=8,
+    ff_dim=2048,
+    positions=77,
+    activation='quick_gelu',
+    eps=1e-5,
+  )
+  return clip.ClipText(**numbers), weights.CLIP
+
+
+def _clip(config: _Config) -> tuple[nn.Module, weights.Names]:
+  """The text half; older files write its values twice, the second holds."""
+  text = config.values.get('text_config_dict') or config.values.get(
+    'text_config'
+  )
+  if not isinstance(text, dict):
+    config.refuse('text_config', 'a table')
+  return _clip_text(_Config(config.path, text))
+
+
+def _t5(config: _Config) -> tuple[nn.Module, weights.Names]:
+  form = config.take('feed_forward_proj', 'relu')
+  gated = form.startswith('gated-')
+  activation = form.removeprefix('gated-')
+  # The published 1.1 models mean the approximation.
+  activation = 'gelu_new' if form == 'gated-gelu' else activation
+  module = t5.T5(
+    vocab=config.take('vocab_size', 32128),
+    dim=config.take('d_model', 512),
+    layers=config.take('num_layers', 6),
+    heads=config.take('num_heads', 8),
+    head_dim=config.take('d_kv', 64),
+    ff_dim=config.take('d_ff', 2048),
+    activation=config.activation('feed_forward_proj', activation),
+    gated=gated,
+    buckets=config.take('relative_attention_num_buckets', 32),
+    max_distance=config.take('relative_attention_max_distance', 128),
+    eps=config.take('layer_norm_epsilon', 1e-6),
+  )
+  if module.buckets < 4 or module.max_distance <= module.buckets // 4:
+    config.refuse('relative_attention_num_buckets', '4 or more, and not more')
+  return module, weights.T5_GATED if gated else weights.T5
+
+
+# By the `model_type` of config.json.
+KINDS: Mapping[str, Callable[[_Config], tuple[nn.Module, weights.Names]]] = {
+  'bert': _bert,
+  'clip': _clip,
+  'clip_text_model': _clip_text,
+  't5': _t5,
+}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+  if not folder.is_dir():
+    raise WeightsError(
+      f'no such folder of a text encoder ({folder}); nothing is fetched: '
+      'download it and name its folder'
+    )
+  path = folder / 'config.json'
+  try:
+    config = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise WeightsError(
+      f'a text encoder has no configuration ({path}); fetch it'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise WeightsError(
+      f'the configuration of a text encoder cannot be read ({path}: '
+      f'{type(error).__name__}); fetch it again'
+    ) from error
+  if not isinstance(config, dict):
+    raise WeightsError(
+      f'the configuration of a text encoder is no table ({path}); fetch it '
+      'again'
+    )
+  return config
+
+
+def _kind(folder: Path, config: Mapping[str, Any]):
+  kind = config.get('model_type')
+  if kind not in KINDS:
+    raise WeightsError(
+      f'a text encoder of an unknown kind ({folder}: model_type {kind!r}); '
+      f'take one of {", ".join(KINDS)}'
+    )
+  return KINDS[kind](_Config(folder / 'config.json', config))
+
+
+def _hash(folder: Path, words: Path) -> str:
+  """SHA-256 over names and contents of the files that decide embeddings."""
+  paths = [folder / 'config.json', *weights.files(folder)]
+  paths += [words / name for name in TOKENIZER_FILES]
+  digest = hashlib.sha256()
+  for path in paths:
+    if path.is_file():
+      try:
+        with path.open('rb') as file:
+          content = hashlib.file_digest(file, 'sha256').hexdigest()
+      except OSError as error:
+        raise WeightsError(
+          f'a file of a text encoder cannot be read ({path}: '
+          f'{error.strerror}); change its permissions or fetch it again'
+        ) from error
+      digest.update(f'{path.name}\t{content}\n'.encode())
+  return digest.hexdigest()
+
+
+def _load_tokenizer(folder: Path) -> Any:
+  try:
+    from transformers import AutoTokenizer
+  except ImportError as error:
+    raise WeightsError(
+      'text encoders need a package that is not installed (transformers); '
+      "run pip install 'vdm_jax[text]'"
+    ) from error
+  if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    raise WeightsError(
+      f'a text encoder has no tokenizer ({folder}: no tokenizer.json); fetch '
+      'it, or name the folder where it is'
+    )
+  try:
+    tokenizer = AutoTokenizer.from_pretrained(
+      str(folder), local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:  # The library raises whatever its parts raise.
+    text = (str(error).splitlines() or [''])[0][:200]
+    raise WeightsError(
+      f'a tokenizer cannot be read ({folder}: {text}); fetch it again'
+    ) from error
+  if tokenizer.pad_token_id is None:
+    raise WeightsError(
+      f'a tokenizer has no token for padding ({folder}); fetch it again'
+    )
+  tokenizer.padding_side = tokenizer.truncation_side = 'right'
+  return tokenizer

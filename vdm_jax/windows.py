@@ -1,0 +1,117 @@
+"""Long videos from a model of few frames: which frames each window makes.
+
+Ho22 §3.1: the video is extended window by window, each conditioned on frames
+of the ones before, or the frames between the key frames of a video of a lower
+frame rate are filled in. Pure index arithmetic; the conditions themselves are
+`diffusion.observation`.
+"""
+
+import dataclasses
+
+from vdm_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """A part of the video that is sampled at once.
+
+  Attributes:
+    start: its first frame in the video.
+    size: how many frames the model makes.
+    known: positions in the window, 0 … size − 1 and increasing, whose frames
+      exist before it is sampled.
+  """
+
+  start: int
+  size: int
+  known: tuple[int, ...]
+
+  @property
+  def frames(self) -> range:
+    """Its frames in the video."""
+    return range(self.start, self.start + self.size)
+
+  @property
+  def new(self) -> tuple[int, ...]:
+    """The positions in the window whose frames it makes."""
+    return tuple(i for i in range(self.size) if i not in self.known)
+
+  def every(self, stride: int) -> tuple[int, ...]:
+    """Positions of the video's frames 0, stride, 2 stride, …: key frames."""
+    return tuple(
+      i for i, frame in enumerate(self.frames) if frame % stride == 0
+    )
+
+
+def extension(frames: int, window: int, overlap: int) -> list[Window]:
+  """Windows that extend a video to `frames`, each from the one before.
+
+  The first window is sampled freely; each further one knows its first
+  `overlap` frames. The last one ends with the video, and for that may overlap
+  more: so there are at most three patterns of known frames, hence programs.
+
+  Raises:
+    ConfigError: the video is shorter than a window, or the overlap is not in
+      [0, window).
+  """
+  _check_sizes(frames, window)
+  if not 0 <= overlap < window:
+    raise errors.ConfigError(
+      f'an overlap of {overlap} frames leaves nothing to a window of {window}; '
+      f'use 0 to {window - 1}'
+      if overlap >= window
+      else f'the overlap of windows is negative ({overlap}); use 0 or more'
+    )
+  return _plan(_starts(frames, window, window - overlap), window, set())
+
+
+def interpolation(frames: int, window: int, stride: int) -> list[Window]:
+  """Windows that fill in a video of which every `stride`-th frame is known.
+
+  Each window begins and, as far as it reaches, ends at a key frame; it knows
+  the key frames in it and what other windows have made. The last one ends
+  with the video.
+
+  Raises:
+    ConfigError: the video is shorter than a window, does not end at a key
+      frame, or a window does not reach from one key frame to the next.
+  """
+  _check_sizes(frames, window)
+  if not 1 <= stride < window:
+    raise errors.ConfigError(
+      f'windows of {window} frames do not join key frames that are {stride} '
+      f'apart; use a distance of 1 to {window - 1}'
+    )
+  if (frames - 1) % stride:
+    raise errors.ConfigError(
+      f'{frames} frames with a key frame every {stride} do not end at one; '
+      f'use {frames - (frames - 1) % stride} frames'
+    )
+  advance = (window - 1) // stride * stride
+  keys = set(range(0, frames, stride))
+  plan = _plan(_starts(frames, window, advance), window, keys)
+  return [w for w in plan if w.new]
+
+
+def _check_sizes(frames: int, window: int) -> None:
+  if not 1 <= window <= frames:
+    raise errors.ConfigError(
+      f'a video of {frames} frames has no room for a window of {window}; ask '
+      f'for {window} frames or more'
+      if window >= 1
+      else f'a window must have 1 frame or more ({window})'
+    )
+
+
+def _starts(frames: int, window: int, advance: int) -> list[int]:
+  """0, advance, 2 advance, …, and the last one where the video ends."""
+  return [*range(0, frames - window, advance), frames - window]
+
+
+def _plan(starts: list[int], window: int, made: set[int]) -> list[Window]:
+  plan = []
+  for start in starts:
+    known = tuple(i for i in range(window) if start + i in made)
+    plan.append(Window(start, window, known))
+    made = made | set(plan[-1].frames)
+  return plan
