@@ -16,9 +16,9 @@ def get_config(variant=''):
   c.data.size = 16
 
   c.model.channels = 32
-  c.model.multipliers = (1, 2)
+  c.model.multipliers = (1, 2, 3)
   c.model.blocks = 1
-  c.model.attention_resolutions = (8,)
+  c.model.attention_resolutions = (4, 8)
   c.model.head_dim = 32
   c.model.emb_dim = 128
   c.model.emb_layers = 2
@@ -37,6 +37,7 @@ def get_config(variant=''):
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 250
+  c.train.sample_first = 50
   c.train.sample_count = 16
   c.train.sample_steps = 32
 

@@ -188,11 +188,17 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
 
 def test_workdir_of_another_config_is_refused(tmp_path):
   train.claim(tmp_path, tiny.config())
-  train.claim(tmp_path, tiny.config(train__steps=7, sample__steps=9))
-  before = (tmp_path / 'config.json').read_text()
+  train.refuse_other(tmp_path, tiny.config(train__steps=7, sample__steps=9))
   with pytest.raises(errors.CheckpointError, match=r'model\.channels: 8 → 16'):
-    train.claim(tmp_path, tiny.config(model__channels=16))
-  assert (tmp_path / 'config.json').read_text() == before
+    train.run(tiny.config(model__channels=16), tmp_path, TWO)
+
+
+def test_a_run_that_cannot_start_claims_nothing(tmp_path):
+  workdir = tmp_path / 'run'
+  config = tiny.config(data__source='folder', data__path=str(tmp_path))
+  with pytest.raises(errors.DataError):
+    train.run(config, workdir, TWO)
+  assert not workdir.exists()
 
 
 def test_loss_that_is_not_finite_stops_with_the_step():

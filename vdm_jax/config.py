@@ -96,6 +96,7 @@ def _train() -> ml_collections.ConfigDict:
   c.checkpoint_every = 1000
   c.keep = 3  # newest checkpoints kept
   c.sample_every = 5000  # 0: only at the end
+  c.sample_first = 0  # an early look, at this step
   c.sample_count = 16  # clips of the samples made while training
   c.sample_steps = 64
   c.tensorboard = False  # needs the extra `tensorboard`
@@ -175,6 +176,7 @@ NOT_NEGATIVE = (
   'optim.weight_decay',
   'optim.clip',
   'train.sample_every',
+  'train.sample_first',
   'mesh.cpu_devices',
   'sample.count',
 )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import build, checkpoint, rng, runtime, sharding
+from vdm_jax import build, checkpoint, errors, rng, runtime, sharding
+from vdm_jax import config as config_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import shapes
 from vdm_jax.diffusion import denoiser, samplers, schedules
@@ -32,15 +33,24 @@ class Clips:
   labels: np.ndarray | None = None
 
 
-def run(config, workdir: pathlib.Path):
+def run(config, workdir: pathlib.Path, devices=None):
   """Samples the newest checkpoint of a workdir.
+
+  Args:
+    config: the settings, validated; those of the run but for `sample`.
+    workdir: of a run that was trained.
+    devices: the devices to sample on, all by default.
 
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  if not config.sample.count:
+    raise errors.ConfigError('config.sample.count is 0; ask for 1 or more')
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-  classes = tuple(checkpoints.newest_meta()['classes'])
+  trained = checkpoints.newest_meta()
+  refuse_other(trained, config)
+  classes = tuple(trained['classes'])
   model = build.model(config, len(classes))
   ema, meta = checkpoints.restore_ema(abstract_params(config, model, mesh))
   runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
@@ -55,6 +65,17 @@ def run(config, workdir: pathlib.Path):
   page = gallery.rebuild(workdir, title=config.name, facts=facts(config))
   runtime.say(f'{len(clips.videos)} samples in {folder}: open {page}')
   print_scores(scores)
+
+
+def refuse_other(trained: dict, config):
+  """Raises CheckpointError if a checkpoint was trained with another config."""
+  saved = config_lib.from_json(json.dumps(trained['config']))
+  differing = config_lib.differences(saved, config)
+  if differing:
+    raise errors.CheckpointError(
+      f'the checkpoint is of another config ({"; ".join(differing[:3])}); undo '
+      'the change'
+    )
 
 
 def abstract_params(config, model, mesh):
@@ -144,10 +165,14 @@ class Generator:
     return Clips(np.concatenate(videos)[:count], items, labels)
 
   def _labels(self, indices):
-    classes = self.model.num_classes
+    classes, chosen = self.model.num_classes, self.config.sample.label
+    if chosen >= classes:
+      raise errors.ConfigError(
+        f'config.sample.label is {chosen}, but the model knows {classes} '
+        'classes; use −1, or a number below that'
+      )
     if not classes:
       return None
-    chosen = self.config.sample.label
     label = indices % classes if chosen < 0 else np.full_like(indices, chosen)
     return label.astype(np.int32)
 

@@ -23,7 +23,7 @@ from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
-from vdm_jax.media import gallery
+from vdm_jax.media import gallery, writing
 from vdm_jax.progress import Progress, duration
 
 PyTree = Any
@@ -46,12 +46,13 @@ def run(config, workdir: pathlib.Path, devices=None):
   c = config.train
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
-  claim(workdir, config)
+  refuse_other(workdir, config)
   source = build.source(config)
   runtime.say(describe(source))
   model = build.model(config, len(source.classes))
   tx = build.optimizer(config)
   objective = build.objective(config)
+  claim(workdir, config)
   trainer = Trainer(config, workdir, mesh, source, model)
 
   init, abstract = make_init(config, model, tx, mesh)
@@ -77,31 +78,38 @@ def run(config, workdir: pathlib.Path, devices=None):
   trainer.fit(compiled, state)
 
 
+def refuse_other(workdir: pathlib.Path, config):
+  """Raises CheckpointError if the workdir holds a run of another config."""
+  path = workdir / 'config.json'
+  if not path.is_file():
+    return
+  saved = config_lib.from_json(path.read_text())
+  differing = config_lib.differences(saved, config)
+  if differing:
+    raise errors.CheckpointError(
+      f'{workdir} is of another config ({"; ".join(differing[:3])}); choose '
+      'another --workdir, or undo the change'
+    )
+
+
 def claim(workdir: pathlib.Path, config):
-  """Writes `config.json`, or checks that the run there is of this config.
+  """Writes `config.json`; nothing is written before all else is checked.
 
   Raises:
-    CheckpointError: if the workdir belongs to another run.
+    CheckpointError: if the workdir cannot be written.
   """
-  path = workdir / 'config.json'
-  if path.is_file():
-    differing = config_lib.differences(
-      config_lib.from_json(path.read_text()), config
+  if jax.process_index():
+    return
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    writing.write_bytes(
+      workdir / 'config.json', config_lib.to_json(config).encode()
     )
-    if differing:
-      raise errors.CheckpointError(
-        f'{workdir} is of another config ({"; ".join(differing[:3])}); '
-        'choose another --workdir, or undo the change'
-      )
-  if jax.process_index() == 0:
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      path.write_text(config_lib.to_json(config))
-    except OSError as e:
-      raise errors.CheckpointError(
-        f'the workdir cannot be written ({e}); choose another --workdir or '
-        'change its permissions'
-      ) from e
+  except OSError as e:
+    raise errors.CheckpointError(
+      f'the workdir cannot be written ({e}); choose another --workdir or '
+      'change its permissions'
+    ) from e
 
 
 def describe(source, most: int = 20) -> str:
@@ -135,7 +143,16 @@ def make_init(config, model, tx, mesh):
   shapes = jax.eval_shape(init)
   shardings = sharding.tree_shardings(mesh, shapes)
   abstract = checkpoint.abstract_like(shapes, shardings)
-  return jax.jit(init, out_shardings=shardings), abstract
+  # It runs once: on a CPU, compiling it well costs more than it saves.
+  fast = {'xla_backend_optimization_level': 0}
+  return (
+    jax.jit(
+      init,
+      out_shardings=shardings,
+      compiler_options=fast if jax.default_backend() == 'cpu' else None,
+    ),
+    abstract,
+  )
 
 
 def compile_step(step_fn, abstract, batch_shapes):
@@ -337,7 +354,8 @@ class Trainer:
         f'asked to stop; step {n} is saved, and the same command continues '
         'from there'
       )
-    if c.sample_every and n % c.sample_every == 0 and n < c.steps:
+    look = n == c.sample_first or (c.sample_every and n % c.sample_every == 0)
+    if look and n < c.steps:
       self.show(state, n)
 
   def show(self, state, step: int):

@@ -20,21 +20,18 @@ class Window:
     size: how many frames the model makes.
     known: positions in the window, 0 … size − 1 and increasing, whose frames
       exist before it is sampled.
+    new: positions whose frames it makes; what is neither is thrown away.
   """
 
   start: int
   size: int
   known: tuple[int, ...]
+  new: tuple[int, ...]
 
   @property
   def frames(self) -> range:
     """Its frames in the video."""
     return range(self.start, self.start + self.size)
-
-  @property
-  def new(self) -> tuple[int, ...]:
-    """The positions in the window whose frames it makes."""
-    return tuple(i for i in range(self.size) if i not in self.known)
 
   def every(self, stride: int) -> tuple[int, ...]:
     """Positions of the video's frames 0, stride, 2 stride, …: key frames."""
@@ -62,15 +59,16 @@ def extension(frames: int, window: int, overlap: int) -> list[Window]:
       if overlap >= window
       else f'the overlap of windows is negative ({overlap}); use 0 or more'
     )
-  return _plan(_starts(frames, window, window - overlap), window, set())
+  starts = _starts(frames, window, window - overlap)
+  return _plan(starts, window, made=set(), kept=window)
 
 
 def interpolation(frames: int, window: int, stride: int) -> list[Window]:
   """Windows that fill in a video of which every `stride`-th frame is known.
 
-  Each window begins and, as far as it reaches, ends at a key frame; it knows
-  the key frames in it and what other windows have made. The last one ends
-  with the video.
+  Each window begins at a key frame and makes what lies before the last one in
+  it, so that every new frame has known ones on both sides. It knows the key
+  frames and what other windows have made. The last window ends with the video.
 
   Raises:
     ConfigError: the video is shorter than a window, does not end at a key
@@ -88,8 +86,12 @@ def interpolation(frames: int, window: int, stride: int) -> list[Window]:
       f'use {frames - (frames - 1) % stride} frames'
     )
   advance = (window - 1) // stride * stride
-  keys = set(range(0, frames, stride))
-  plan = _plan(_starts(frames, window, advance), window, keys)
+  plan = _plan(
+    _starts(frames, window, advance),
+    window,
+    made=set(range(0, frames, stride)),
+    kept=advance + 1,
+  )
   return [w for w in plan if w.new]
 
 
@@ -108,10 +110,15 @@ def _starts(frames: int, window: int, advance: int) -> list[int]:
   return [*range(0, frames - window, advance), frames - window]
 
 
-def _plan(starts: list[int], window: int, made: set[int]) -> list[Window]:
+def _plan(
+  starts: list[int], window: int, *, made: set[int], kept: int
+) -> list[Window]:
+  """Windows at `starts`, of which all but the last keep `kept` frames."""
   plan = []
   for start in starts:
     known = tuple(i for i in range(window) if start + i in made)
-    plan.append(Window(start, window, known))
-    made = made | set(plan[-1].frames)
+    end = window if start == starts[-1] else kept
+    new = tuple(i for i in range(end) if start + i not in made)
+    plan.append(Window(start, window, known, new))
+    made = made | {start + i for i in new}
   return plan

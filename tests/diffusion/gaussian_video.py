@@ -19,18 +19,24 @@ class GaussianVideo:
 
   def denoiser(self, prior, observation=None):
     """E[x|z], or E[x|z, y] of an observation, by dense linear algebra."""
-    noise = dense_covariance(prior, self.shape)
+    # W diag(k) Wᵀ is the covariance of x, and W Wᵀ that of the noise.
+    root = np.linalg.cholesky(dense_covariance(prior, self.shape))
+    white = np.linalg.solve(root, np.linalg.solve(root, self.covariance).T)
+    k, rotation = np.linalg.eigh(white)
+    w = root @ rotation
+    inverse = np.linalg.inv(w)
 
     def one(z, logsnr, seen):
       alpha, sigma = alpha_sigma(logsnr)
-      marginal = alpha**2 * self.covariance + sigma**2 * noise
-      gain = alpha * jnp.linalg.solve(marginal, self.covariance).T
-      x = self.mean + gain @ (z.ravel() - alpha * self.mean)
+      # Var(x|z) in the coordinates of W, where it is diagonal.
+      variance = sigma**2 * k / (alpha**2 * k + sigma**2)
+      gain = alpha / sigma**2 * variance
+      x = self.mean + w @ (gain * (inverse @ (z.ravel() - alpha * self.mean)))
       if seen is not None:
         h = dense_map(observation, self.shape)
-        # Cov(x|z) = K − α G K, in a form that cancels nothing as σ → 0.
-        left = sigma**2 * gain @ noise / alpha
-        x += left @ h.T @ jnp.linalg.solve(h @ left @ h.T, seen - h @ x)
+        hw = h @ w
+        spread = hw * variance[None]
+        x += w @ (spread.T @ jnp.linalg.solve(spread @ hw.T, seen - h @ x))
       return x.reshape(self.shape)
 
     def denoise(z, logsnr):

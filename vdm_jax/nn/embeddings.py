@@ -54,7 +54,7 @@ class ClassEmbedding(nn.Module):
   @nn.compact
   def __call__(self, label: Int[Array, 'b t']) -> Float[Array, 'b t d']:
     """Looks the labels up, in float32."""
-    init = nn.initializers.normal(1.0)
+    init = nn.initializers.normal(1.0)  # ours
     table = self.param('embedding', init, (self.num_classes, self.dim))
     # A negative index would wrap around: send it out of range instead.
     index = jnp.where(label < 0, self.num_classes, label)

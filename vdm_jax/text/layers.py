@@ -51,13 +51,13 @@ class SelfAttention(nn.Module):
 
     A row without any token to attend to gives the mean of all values.
     """
-    b, l, d = x.shape
+    b, n, d = x.shape
 
     def project(name):
       y = nn.Dense(
         self.heads * self.head_dim, use_bias=self.use_bias, name=name
       )(x)
-      return y.reshape(b, l, self.heads, self.head_dim)
+      return y.reshape(b, n, self.heads, self.head_dim)
 
     q, k, v = project('query'), project('key'), project('value')
     logits = self.scale * jnp.einsum('bqhd,bkhd->bhqk', q, k)
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
     mask = jnp.broadcast_to(mask[:, None], logits.shape)
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     y = jnp.einsum('bhqk,bkhd->bqhd', jax.nn.softmax(logits, axis=-1), v)
-    return nn.Dense(d, use_bias=self.use_bias, name='out')(y.reshape(b, l, -1))
+    return nn.Dense(d, use_bias=self.use_bias, name='out')(y.reshape(b, n, -1))
 
 
 def layer_norm(eps: float, name: str) -> nn.LayerNorm:

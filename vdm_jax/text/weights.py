@@ -7,7 +7,7 @@ older folders (`*.bin`, `*.pt`) can run any program and are never touched.
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,16 +222,13 @@ def load(folder: Path, names: Names, layers: int, shapes: PyTree) -> PyTree:
   if set(paths.values()) != set(expected):
     raise ValueError(f'the table misses {set(paths.values()) ^ set(expected)}')
   params, unknown = {}, []
-  for name, read in _tensors(files(folder)):
-    known = names.resolve(name)
-    if known is None:
+  wanted = lambda name: names.resolve(name) in paths  # noqa: E731
+  for name, value in _tensors(files(folder), wanted):
+    if value is None:
+      unknown += [name] if names.resolve(name) else []
       continue
-    if known not in paths:
-      unknown.append(name)
-      continue
-    path = paths[known]
-    value = read()
     _check(folder, name, value)
+    path = paths[names.resolve(name)]
     value = value.T if path.endswith('/kernel') else value
     if value.shape != expected[path].shape:
       raise WeightsError(
@@ -255,8 +252,10 @@ def load(folder: Path, names: Names, layers: int, shapes: PyTree) -> PyTree:
   return flax.traverse_util.unflatten_dict(params, sep='/')
 
 
-def _tensors(paths: list[Path]) -> Iterator[tuple[str, Any]]:
-  """Names of all tensors, each with a function that reads it as float32."""
+def _tensors(
+  paths: list[Path], wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, np.ndarray | None]]:
+  """Names of all tensors, and those that are wanted as float32."""
   try:
     import safetensors
   except ImportError as error:
@@ -268,8 +267,7 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Any]]:
     try:
       with safetensors.safe_open(path, 'numpy') as file:
         for name in sorted(file.keys()):
-          kind = file.get_slice(name).get_dtype()
-          yield name, lambda n=name, k=kind, f=file: _read(f, n, k)
+          yield name, _read(file, path, name) if wanted(name) else None
     except (safetensors.SafetensorError, OSError) as error:
       text = str(error).splitlines()[0]
       raise WeightsError(
@@ -277,11 +275,12 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Any]]:
       ) from error
 
 
-def _read(file, name: str, kind: str) -> np.ndarray:
+def _read(file, path: Path, name: str) -> np.ndarray:
+  kind = file.get_slice(name).get_dtype()
   if kind not in FLOATS:
     raise WeightsError(
-      f'a tensor is not of a floating type ({name}: {kind}); take weights that '
-      'are not quantised'
+      f'a tensor is not of a floating type ({path}: {name} is {kind}); take '
+      'weights that are not quantised'
     )
   return np.asarray(file.get_tensor(name), np.float32)
 
@@ -308,7 +307,7 @@ def _no_weights(folder: Path) -> str:
   return f'there are no weights ({folder}: no {SINGLE}); fetch them'
 
 
-def _some(what: str, names: list[str], most: int = 3) -> str:
+def _some(what: str, names: list[str], most: int = 2) -> str:
   if not names:
     return f'{what}: none'
   more = len(names) - most

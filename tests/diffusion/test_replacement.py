@@ -1,0 +1,200 @@
+"""Replacement: the law of the noise that the model is then asked about."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import observation, process, replacement, samplers
+from vdm_jax.diffusion.noise import NoisePrior
+from vdm_jax.diffusion.process import alpha_sigma, over_video
+
+SHAPE = (4, 16, 16, 2)
+KNOWN = (0, 2)
+LEVELS = {'logsnr_t': jnp.full(32, -1.0), 'logsnr_s': jnp.full(32, 0.5)}
+RETAINED = np.exp(-0.75)  # e^{(λt − λs)/2}: correlation of ε_s with ε_t
+
+
+def keys(n, seed=0):
+  return jax.random.split(jax.random.key(seed), n)
+
+
+def clean(batch=32, shape=SHAPE):
+  return jax.random.uniform(jax.random.key(7), (batch, *shape), minval=-1)
+
+
+def seen(x):
+  return observation.frames(KNOWN, x[:, np.array(KNOWN)])
+
+
+def naive(step, x):
+  """z_s^a ~ q(z_s^a|x^a) without regard to z_s^b: what not to do."""
+
+  def replaced(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
+    z, x_hat = step(
+      denoise,
+      keys=samplers.fold(keys, 0),
+      z=z,
+      prior=prior,
+      logsnr_t=logsnr_t,
+      logsnr_s=logsnr_s,
+    )
+    eps = prior.sample(samplers.fold(keys, 1), z.shape[1:])
+    fresh = process.diffuse(x=x, eps=eps, logsnr=logsnr_s)
+    a = np.array(KNOWN)
+    return z.at[:, a].set(fresh[:, a]), x_hat
+
+  return replaced
+
+
+def noise_of(form, prior):
+  """Covariance of (ε_t, ε_s) over frames, 8 × 8, of one step, x̂^b = x^b."""
+  x = clean()
+
+  def denoise(z, logsnr):
+    # The known frames are left to the replacement.
+    return x.at[:, np.array(KNOWN)].set(0.0)
+
+  step = samplers.ancestral(0.0)
+  if form == 'conditional':
+    denoise = replacement.conditional(denoise, seen(x))
+  elif form == 'marginal':
+    step = replacement.marginal(step, seen(x))
+  else:
+    step = naive(step, x)
+
+  @jax.jit
+  def go(keys):
+    eps_t = prior.sample(samplers.fold(keys, 0), SHAPE)
+    z = process.diffuse(x=x, eps=eps_t, logsnr=LEVELS['logsnr_t'])
+    z_s, _ = step(
+      denoise, keys=samplers.fold(keys, 1), z=z, prior=prior, **LEVELS
+    )
+    eps_s = process.eps_from_x(z=z_s, x=x, logsnr=LEVELS['logsnr_s'])
+    both = jnp.concatenate([eps_t, eps_s], 1)
+    rows = jnp.moveaxis(both, 1, 0).reshape(8, -1)
+    return rows @ rows.T / rows.shape[1]
+
+  return np.asarray(go(keys(32)))
+
+
+# Five standard deviations of a sample (co)variance, at most √(2/n).
+ATOL = 5 * np.sqrt(2 / (32 * 16 * 16 * 2))
+
+
+def exact_covariance(form, prior):
+  """The law that noise at both levels should have, by frames."""
+  sigma = prior.covariance(4)
+  cross = RETAINED * sigma  # Cov(ε_t, ε_s) of q(z_s|z_t, x)
+  if form != 'conditional':
+    # ε_s^a knows ε_t through ε_s^b alone.
+    a, b = np.ix_(KNOWN, (1, 3)), np.ix_((1, 3), (1, 3))
+    gain = sigma[a] @ np.linalg.inv(sigma[b])
+    cross[:, KNOWN] = cross[:, (1, 3)] @ gain.T
+  return np.block([[sigma, cross], [cross.T, sigma]])
+
+
+@pytest.mark.parametrize('form', ['conditional', 'marginal'])
+@pytest.mark.parametrize('correlated', [False, True])
+def test_replaced_noise_has_its_exact_law(ar1, form, correlated):
+  prior = ar1 if correlated else NoisePrior()
+  got = noise_of(form, prior)
+  np.testing.assert_allclose(got, exact_covariance(form, prior), atol=ATOL)
+  # Negative control: the two forms have different laws.
+  other = {'conditional': 'marginal', 'marginal': 'conditional'}[form]
+  assert np.abs(got - exact_covariance(other, prior)).max() > 2 * ATOL
+
+
+def seam(covariance):
+  """Variance of the difference of the noise of frames 0 and 1, at s."""
+  return covariance[4, 4] + covariance[5, 5] - 2 * covariance[4, 5]
+
+
+def test_independent_noise_tears_the_seam(ar1):
+  """Negative control: drawn on its own, ε^a is not what the model knows."""
+  expected = 2 * (1 - 0.8)
+  for form in ('conditional', 'marginal'):
+    assert abs(seam(noise_of(form, ar1)) - expected) < 4 * ATOL
+  assert abs(seam(noise_of('naive', ar1)) - 2) < 4 * ATOL
+  # Of white noise it is the marginal form.
+  white = NoisePrior()
+  np.testing.assert_allclose(
+    noise_of('naive', white), exact_covariance('marginal', white), atol=ATOL
+  )
+
+
+@pytest.mark.parametrize('form', ['conditional', 'marginal'])
+def test_known_frames_come_out_to_the_bit_and_the_others_do_not_tear(form, ar1):
+  shape = (4, 2, 2, 1)
+  x = clean(3, shape)
+
+  def denoise(z, logsnr):
+    alpha, _ = alpha_sigma(over_video(logsnr))
+    return 0.5 * alpha * (z + 0.3 * jnp.roll(z, 1, 1))
+
+  step = samplers.ancestral(0.3)
+  pinned = replacement.conditional(denoise, seen(x))
+  if form == 'marginal':
+    step = replacement.marginal(step, seen(x))
+  got = samplers.sample(
+    pinned,
+    step,
+    keys=keys(3),
+    shape=shape,
+    logsnrs=np.array([-8.0, -2.0, 2.0, 8.0], np.float32),
+    prior=ar1,
+  )
+  np.testing.assert_array_equal(got[:, [0, 2]], x[:, [0, 2]])
+  # Negative control: the other frames are the sampler's.
+  assert np.abs(got - x)[:, [1, 3]].min() > 0
+
+
+def test_the_marginal_form_leaves_the_other_frames_alone(ar1):
+  x = clean()
+  z = clean() + 1
+  step = samplers.ddim()
+
+  def denoise(z, logsnr):
+    return 0.5 * z
+
+  at = {'keys': keys(32), 'z': z, 'prior': ar1, **LEVELS}
+  plain, _ = step(denoise, **at)
+  got, x_hat = replacement.marginal(step, seen(x))(denoise, **at)
+  np.testing.assert_array_equal(got[:, [1, 3]], plain[:, [1, 3]])
+  np.testing.assert_array_equal(x_hat[:, [0, 2]], x[:, [0, 2]])
+  assert np.abs(got - plain)[:, [0, 2]].mean() > 0.1
+
+
+@pytest.mark.parametrize('frames', [(), (1,), (0, 3), (0, 1, 2, 3)])
+def test_noise_given_noise_is_the_conditional_law(ar1, frames):
+  """Redrawing some frames of ε given the others keeps the joint law."""
+  eps = ar1.sample(keys(32), SHAPE)
+  got = ar1.sample_given(keys(32, seed=1), eps=eps, frames=frames)
+  rows = np.moveaxis(np.asarray(got), 1, 0).reshape(4, -1)
+  np.testing.assert_allclose(
+    rows @ rows.T / rows.shape[1], ar1.covariance(4), atol=ATOL
+  )
+  for i in range(4):
+    assert np.array_equal(got[:, i], eps[:, i]) == (i in frames)
+  # Given fixed noise, the rest has the regression as its mean.
+  if frames == (0, 3):
+    ones = jnp.ones((32, *SHAPE))
+    drawn = ar1.sample_given(keys(32), eps=ones, frames=frames)
+    # The bridge of an AR(1) chain, (ρ + ρ²)/(1 + ρ³) at both frames.
+    bridge = (0.8 + 0.8**2) / (1 + 0.8**3)
+    mean = np.mean(drawn, (0, 2, 3, 4))
+    np.testing.assert_allclose(mean, [1, bridge, bridge, 1], atol=ATOL)
+
+
+def test_replacement_needs_known_frames():
+  low = observation.downsampled(2, jnp.zeros((1, 4, 2, 2, 1)))
+  for make in (
+    lambda: replacement.conditional(lambda z, logsnr: z, low),
+    lambda: replacement.marginal(samplers.ddim(), low),
+  ):
+    with pytest.raises(ValueError, match='use reconstruction guidance'):
+      make()
+  known = observation.frames([5], jnp.zeros((1, 1, 2, 2, 1)))
+  pinned = replacement.conditional(lambda z, logsnr: z, known)
+  with pytest.raises(ValueError, match='frame 5 is observed'):
+    pinned(jnp.zeros((1, 4, 2, 2, 1)), jnp.zeros(1))

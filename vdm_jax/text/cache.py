@@ -1,0 +1,292 @@
+"""Embeddings of captions on disk: made once, read during training.
+
+A cache belongs to one encoder and one length. Its shards hold the embeddings
+of tokens, without padding, one caption after another:
+
+  cache.json           format, encoder, length, dim
+  <shard>.npy          float32 [tokens, d]
+  <shard>.index.npz    keys [n, 16], lengths [n], checksums [n]
+
+An index is written last, and like every file under another name first. So a
+shard is there or it is not, wherever the process is stopped; its name comes
+from its keys, so that writing it twice does no harm.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, Float32
+
+from vdm_jax.errors import DataError
+from vdm_jax.progress import Progress
+from vdm_jax.text.encoder import TextEncoder
+
+FORMAT = 1
+_META = 'cache.json'
+_INDEX = '.index.npz'
+_STALE = 3600.0  # seconds after which a half-written file is nobody's
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """Where the embeddings of one caption are."""
+
+  shard: str
+  start: int
+  length: int
+  checksum: int
+
+
+class EmbeddingCache:
+  """Embeddings by caption; made by `build`, opened by `open_cache`.
+
+  The index, some 300 bytes a caption, is in memory; embeddings are read from
+  the disk as they are asked for. Instances can be sent to other processes.
+
+  Attributes:
+    folder: where it is.
+    encoder: hash of the encoder.
+    max_length: l, tokens.
+    dim: d, channels.
+  """
+
+  def __init__(self, folder: Path, encoder: str, max_length: int, dim: int):
+    self.folder, self.encoder = folder, encoder
+    self.max_length, self.dim = max_length, dim
+    self._places: dict[bytes, _Place] = {}
+    for path in sorted(folder.glob(f'*{_INDEX}')):
+      self._places.update(_read_index(path, dim))
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __contains__(self, caption: str) -> bool:
+    return self.key(caption) in self._places
+
+  def key(self, caption: str) -> bytes:
+    """16 bytes of SHA-256 over encoder, length and caption."""
+    text = f'{self.encoder}\n{self.max_length}\n{caption}'
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+  def lookup(
+    self, captions: Sequence[str]
+  ) -> tuple[Float32[np.ndarray, 'n l d'], Bool[np.ndarray, 'n l']]:
+    """Embeddings, 0 at padding, and True where there is a token.
+
+    Raises:
+      DataError: a caption is not in the cache, or its shard is damaged.
+    """
+    out = np.zeros((len(captions), self.max_length, self.dim), np.float32)
+    mask = np.zeros(out.shape[:2], bool)
+    for i, caption in enumerate(captions):
+      place = self._places.get(self.key(caption))
+      if place is None:
+        raise DataError(
+          f'a caption has no embedding ({self.folder}: {caption[:60]!r}); '
+          'build the cache again, which adds what is missing'
+        )
+      out[i, : place.length] = self._read(place)
+      mask[i, : place.length] = True
+    return out, mask
+
+  def _read(self, place: _Place) -> np.ndarray:
+    path = self.folder / f'{place.shard}.npy'
+    try:
+      shard = np.load(path, mmap_mode='r', allow_pickle=False)
+      rows = np.array(shard[place.start : place.start + place.length])
+    except (OSError, ValueError) as error:
+      raise _damaged(path) from error
+    if zlib.crc32(rows.tobytes()) != place.checksum:
+      raise _damaged(path)
+    return rows
+
+  def add(self, captions: Sequence[str], embeddings, mask):
+    """Writes a shard.
+
+    Args:
+      captions: n different ones.
+      embeddings: float32 `[n, l, d]`.
+      mask: `[n, l]`; each row True up to its end of text.
+    """
+    lengths = mask.sum(axis=1)
+    rows = embeddings[mask]
+    keys = [self.key(caption) for caption in captions]
+    shard = hashlib.sha256(b''.join(keys)).hexdigest()[:24]
+    parts = np.split(rows, np.cumsum(lengths)[:-1])
+    sums = [zlib.crc32(part.tobytes()) for part in parts]
+    table = {
+      'keys': np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16),
+      'lengths': lengths.astype(np.int32),
+      'checksums': np.array(sums, np.uint32),
+    }
+    _write(self.folder / f'{shard}.npy', lambda file: np.save(file, rows))
+    path = self.folder / f'{shard}{_INDEX}'
+    _write(path, lambda file: np.savez(file, **table))
+    self._places.update(_places(shard, table))
+
+
+def build(
+  folder: str | os.PathLike,
+  encoder: TextEncoder,
+  captions: Sequence[str],
+  *,
+  max_length: int,
+  shard: int = 1024,
+) -> EmbeddingCache:
+  """Makes a cache, or adds to one the captions that it does not have.
+
+  What an interruption loses is at most one shard. One process builds.
+
+  Args:
+    folder: of the cache; made if it is not there.
+    encoder: that of the cache, if there is one.
+    captions: in any order, also several times.
+    max_length: tokens; that of the cache, if there is one.
+    shard: captions per shard, of which as many are in memory at a time.
+
+  Raises:
+    DataError: the cache is of another encoder or length, or cannot be written.
+  """
+  folder = Path(folder).expanduser()
+  meta = {
+    'format': FORMAT,
+    'encoder': encoder.hash,
+    'max_length': max_length,
+    'dim': encoder.dim,
+  }
+  if (folder / _META).exists():
+    _check_same(folder, _read_meta(folder), meta)
+  else:
+    text = json.dumps(meta, indent=2).encode()
+    _write(folder / _META, lambda file: file.write(text))
+  _remove_stale(folder)
+  cache = open_cache(folder)
+  missing = [text for text in dict.fromkeys(captions) if text not in cache]
+  if missing:
+    with Progress(
+      len(missing), name='embedding captions', unit='captions'
+    ) as p:
+      for start in range(0, len(missing), shard):
+        part = missing[start : start + shard]
+        cache.add(part, *encoder.encode(part, max_length))
+        p.update(start + len(part))
+  return cache
+
+
+def open_cache(
+  folder: str | os.PathLike, encoder: str | None = None
+) -> EmbeddingCache:
+  """Opens a cache to read; needs neither the encoder nor `transformers`.
+
+  Args:
+    folder: of the cache.
+    encoder: the hash that its encoder must have, if it matters.
+
+  Raises:
+    DataError: there is no cache, it is damaged, or of another encoder.
+  """
+  folder = Path(folder).expanduser()
+  meta = _read_meta(folder)
+  if encoder is not None:
+    _check_same(folder, meta, meta | {'encoder': encoder})
+  del meta['format']
+  return EmbeddingCache(folder, **meta)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+  path = folder / _META
+  try:
+    meta = json.loads(path.read_text())
+    types = {name: type(value) for name, value in meta.items()}
+  except FileNotFoundError as error:
+    raise DataError(
+      f'no embeddings of captions ({folder}); build the cache first'
+    ) from error
+  except (OSError, ValueError, AttributeError) as error:
+    raise _damaged(path) from error
+  fields = {'format': int, 'encoder': str, 'max_length': int, 'dim': int}
+  if meta.get('format') != FORMAT or types != fields:
+    raise DataError(
+      f'embeddings of another format ({path}); delete the folder and build the '
+      'cache again'
+    )
+  return meta
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]):
+  for name, what in (('encoder', 'encoder'), ('max_length', 'length')):
+    if old[name] != new[name]:
+      raise DataError(
+        f'the embeddings are of another {what} ({folder}: {old[name]}, not '
+        f'{new[name]}); name another folder, or delete this one'
+      )
+
+
+def _read_index(path: Path, dim: int) -> Iterator[tuple[bytes, _Place]]:
+  """The places in a shard; none if index or shard are damaged."""
+  shard = path.name.removesuffix(_INDEX)
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      table = {name: file[name] for name in ('keys', 'lengths', 'checksums')}
+    # Fails if the file is shorter than its header says.
+    rows = np.load(
+      path.with_name(f'{shard}.npy'), mmap_mode='r', allow_pickle=False
+    )
+    if (rows.shape, rows.dtype) != ((table['lengths'].sum(), dim), np.float32):
+      raise ValueError('another shape than the index says')
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    logging.warning('a shard of embeddings is unusable (%s: %s)', path, error)
+    return iter(())
+  return _places(shard, table)
+
+
+def _places(shard: str, table) -> Iterator[tuple[bytes, _Place]]:
+  lengths = table['lengths'].tolist()
+  starts = np.cumsum([0, *lengths]).tolist()
+  sums = table['checksums'].tolist()
+  for i, key in enumerate(table['keys']):
+    yield key.tobytes(), _Place(shard, starts[i], lengths[i], sums[i])
+
+
+def _write(path: Path, content: Callable[[BinaryIO], Any]):
+  """Writes a file as a whole or not at all."""
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open('wb') as file:
+      content(file)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
+    raise DataError(
+      f'embeddings cannot be written ({path}: {error.strerror}); make room, or '
+      'change the permissions'
+    ) from error
+
+
+def _remove_stale(folder: Path):
+  for path in folder.glob('.*.part'):
+    with contextlib.suppress(OSError):
+      if time.time() - path.stat().st_mtime > _STALE:
+        path.unlink()
+
+
+def _damaged(path: Path) -> DataError:
+  return DataError(
+    f'embeddings are damaged ({path}); delete the file and build the cache '
+    'again'
+  )
