@@ -16,9 +16,10 @@ def get_config(variant=''):
   c.data.size = 16
 
   c.model.channels = 32
-  c.model.multipliers = (1, 2, 3)
+  c.model.multipliers = (1, 2)
   c.model.blocks = 1
-  c.model.attention_resolutions = (4, 8)
+  c.model.attention_resolutions = (8,)
+  c.model.labels = True
   c.model.head_dim = 32
   c.model.emb_dim = 128
   c.model.emb_layers = 2

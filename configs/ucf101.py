@@ -20,6 +20,7 @@ def get_config(variant=''):
   c.data.frames = 16
   c.data.size = 64
   c.data.stride = 1
+  c.data.images = 8
   c.data.workers = 16
 
   c.model.channels = 256
@@ -58,6 +59,7 @@ def get_config(variant=''):
     tiny={
       'data.frames': 4,
       'data.size': 16,
+      'data.images': 2,
       'data.workers': 2,
       'model.channels': 8,
       'model.multipliers': (1, 2),

@@ -11,10 +11,10 @@ from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
 
 
-def setup(config, devices):
+def setup(config, devices, classes=0):
   """The jitted step, a state with outputs that are not zero, and a batch."""
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-  model, tx = build.model(config), build.optimizer(config)
+  model, tx = build.model(config, classes), build.optimizer(config)
   init, abstract = train.make_init(config, model, tx, mesh)
   step = step_lib.make_train_step(
     model.apply,
@@ -26,16 +26,16 @@ def setup(config, devices):
   )
   shardings = jax.tree.map(lambda a: a.sharding, abstract)
   batches = pipeline.batches(build.source(config), batch_size=8, seed=0)
-  place = sharding.batch_sharding(mesh)
+  shapes = train.batch_shapes(config, model, mesh)
 
   def batch():
-    return {'video': jax.device_put(next(batches)['video'], place)}
+    return train.to_devices(next(batches), shapes)
 
   return jax.jit(step, out_shardings=(shardings, None)), init(), batch
 
 
-def run(config, devices, steps):
-  step, state, batch = setup(config, devices)
+def run(config, devices, steps, classes=0):
+  step, state, batch = setup(config, devices, classes)
   rows = []
   for _ in range(steps):
     state, metrics = step(state, batch())
@@ -84,7 +84,19 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(alone):
   for a, b in zip(parts[1], whole[1], strict=True):
     np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-5)
     np.testing.assert_allclose(a['grad_norm'], b['grad_norm'], rtol=1e-5)
-    np.testing.assert_allclose(a['band_sum'], b['band_sum'], rtol=1e-5)
+    np.testing.assert_allclose(4 * a['band_sum'], b['band_sum'], rtol=1e-5)
+
+
+def test_images_are_trained_on_beside_the_video():
+  config = tiny.config(data__images=2, model__labels=True)
+  source = build.source(config)
+  state, rows = run(config, jax.devices()[:1], 2, classes=len(source.classes))
+  for row in rows:
+    parts = 3 * row['loss_video'] + 2 * row['loss_image']
+    np.testing.assert_allclose(row['loss'], parts / 5, rtol=1e-5)
+    assert row['loss_video'] != row['loss_image']
+  assert row['band_count'].sum() == 8 * 5
+  assert int(state.step) == 2
 
 
 def test_step_that_is_not_finite_changes_no_bit():

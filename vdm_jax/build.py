@@ -4,22 +4,20 @@ import jax.numpy as jnp
 
 from vdm_jax import config as config_lib
 from vdm_jax import errors, optim, step
-from vdm_jax.data import shapes
+from vdm_jax.data import packed, shapes
 from vdm_jax.diffusion import losses, noise, process, samplers, schedules
 from vdm_jax.nn import unet
 
 
-def shapes_source(config):
+def shapes_source(c):
   """The embedded data set."""
-  c = config.data
   return shapes.Shapes(frames=c.frames, size=c.size, stride=c.stride)
 
 
-def folder_source(config):
+def folder_source(c):
   """A folder of videos."""
   from vdm_jax.data import folder
 
-  c = config.data
   if not c.path:
     raise errors.ConfigError(
       'config.data.path is empty; name a folder of videos with '
@@ -36,11 +34,10 @@ def folder_source(config):
   )
 
 
-def ucf101_source(config):
+def ucf101_source(c):
   """UCF-101 through TFDS: all videos, train and test, as in VDM."""
   from vdm_jax.data import ucf101
 
-  c = config.data
   return ucf101.UCF101(
     c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
   )
@@ -54,9 +51,18 @@ SOURCES = {
 
 
 def source(config):
-  """The source of clips that `config.data.source` names."""
-  make = config_lib.choose('config.data.source', config.data.source, SOURCES)
-  return make(config)
+  """The clips to train on: `config.data.source`, with images behind them.
+
+  Images come from the same source; an image is a video with one frame.
+  """
+  c = config.data
+  make = config_lib.choose('config.data.source', c.source, SOURCES)
+  videos = make(c)
+  if not c.images:
+    return videos
+  single = c.copy_and_resolve_references()
+  single.update(frames=1, stride=1)
+  return packed.Packed(videos, make(single), c.images)
 
 
 def model(config, classes: int = 0) -> unet.UNet:
@@ -124,6 +130,7 @@ def objective(config) -> step.Objective:
     prior=noise.NoisePrior(c.prior),
     prediction=c.prediction,
     weight=c.weight,
+    image_frames=config.data.images,
   )
 
 

@@ -38,6 +38,7 @@ def _data() -> ml_collections.ConfigDict:
   c.frames = 16
   c.size = 64  # height and width, pixels
   c.stride = 1  # every stride-th frame of the video (frameskip)
+  c.images = 0  # independent images packed behind each video
   c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
   c.short = 'skip'  # clips that are too short: skip, loop or error
   c.classes = False  # folder: sub-folders are classes
@@ -134,6 +135,7 @@ IDENTITY = (
   'data.frames',
   'data.size',
   'data.stride',
+  'data.images',
   'data.resize',
   'data.short',
   'data.classes',
@@ -172,6 +174,7 @@ POSITIVE = (
   'sample.delta',
 )
 NOT_NEGATIVE = (
+  'data.images',
   'optim.warmup',
   'optim.weight_decay',
   'optim.clip',

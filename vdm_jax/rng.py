@@ -7,7 +7,6 @@ seed and the step, and a new stream changes no other stream's numbers.
 import zlib
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 
@@ -33,4 +32,4 @@ def per_example(
 
   An example's random numbers are then the same in any batch and on any mesh.
   """
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(indices))
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)

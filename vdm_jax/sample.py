@@ -1,7 +1,7 @@
 """Samples a trained model: from a workdir to videos and a gallery page."""
 
 import dataclasses
-import functools
+import json
 import pathlib
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from vdm_jax import build, checkpoint, errors, rng, runtime, sharding
 from vdm_jax import config as config_lib
+from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import shapes
 from vdm_jax.diffusion import denoiser, samplers, schedules
@@ -81,16 +82,10 @@ def refuse_other(trained: dict, config):
 def abstract_params(config, model, mesh):
   """Shapes and shardings of the parameters, without making any."""
   c = config.data
-  init = functools.partial(
-    model.init,
-    **({'label': np.zeros((1,), np.int32)} if model.num_classes else {}),
-  )
   shapes = jax.eval_shape(
-    init,
+    lambda key: state_lib.init_params(model, key, frames=c.frames, size=c.size),
     jax.random.key(0),
-    jnp.zeros((1, c.frames, c.size, c.size, 3)),
-    jnp.zeros((1,)),
-  )['params']
+  )
   return checkpoint.abstract_like(shapes, sharding.tree_shardings(mesh, shapes))
 
 
@@ -145,7 +140,9 @@ class Generator:
       label = None
       if labels is not None:
         label = jax.device_put(labels[part], self.place)
-      keys = rng.per_example(rng.stream(seed, 'sample'), indices[part])
+      keys = rng.per_example(
+        rng.stream(seed, 'sample'), jnp.asarray(indices[part])
+      )
       keys = jax.device_put(keys, self.place)
       z = self._start(keys)
       stride = max(1, steps // 20)

@@ -27,6 +27,15 @@ class TrainState:
   opt_state: PyTree
 
 
+def init_params(model, key, *, frames: int, size: int) -> PyTree:
+  """Parameters of a network; they do not depend on frames or labels."""
+  video = jnp.zeros((1, frames, size, size, 3))
+  conditions = {}
+  if model.num_classes:
+    conditions['label'] = jnp.zeros((1,), jnp.int32)
+  return model.init(key, video, jnp.zeros((1,)), **conditions)['params']
+
+
 def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
   """The state before the first step; the average starts at the parameters."""
   return TrainState(

@@ -31,12 +31,14 @@ class Objective:
     prior: the law of the noise.
     prediction: what the network predicts, one of `process.PREDICTIONS`.
     weight: one of `losses.WEIGHTS`.
+    image_frames: how many of a clip's last frames are images of their own.
   """
 
   schedule: Callable
   prior: NoisePrior
   prediction: str
   weight: str
+  image_frames: int = 0
 
 
 def make_train_step(
@@ -63,9 +65,10 @@ def make_train_step(
     accumulate: the batch is worked off in so many parts.
 
   Returns:
-    The step. Its batch has `video` uint8 `[b, t, h, w, c]` and, as the network
-    needs, `label` int32 `[b]`. Its metrics are scalars `loss`, `grad_norm`,
-    `finite`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
+    The step. Its batch has `video` uint8 `[b, t, h, w, c]`, packed images
+    included, and `label` int32 `[b]` or `[b, t]` as the network needs. Its
+    metrics are scalars `loss`, `grad_norm`, `finite`, with images `loss_video`
+    and `loss_image`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -89,7 +92,7 @@ def make_train_step(
         jax.random.fold_in(dropout, i),
       )
 
-    (loss, bands), grads = accumulated(part_grads, examples, accumulate)
+    (loss, sums), grads = accumulated(part_grads, examples, accumulate)
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -101,15 +104,14 @@ def make_train_step(
       opt_state=opt_state,
     )
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
-    metrics = {'loss': loss, 'grad_norm': grad_norm, 'finite': finite}
-    metrics |= {'band_sum': bands[0], 'band_count': bands[1]}
+    metrics = {'loss': loss, 'grad_norm': grad_norm, 'finite': finite} | sums
     return new.replace(step=state.step + 1), metrics
 
   return train_step
 
 
 def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
-  """The mean loss of some examples, and its sums and counts by band.
+  """The mean loss of some examples, and what else there is to report of it.
 
   Args:
     params: the parameters.
@@ -120,7 +122,12 @@ def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
     dropout: the key of this part's dropout.
   """
   network = bind(
-    apply, params, part.get('label'), train=True, rngs={'dropout': dropout}
+    apply,
+    params,
+    part.get('label'),
+    image_frames=objective.image_frames,
+    train=True,
+    rngs={'dropout': dropout},
   )
   loss = losses.denoising_loss(
     network,
@@ -130,19 +137,25 @@ def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
     prior=objective.prior,
     prediction=objective.prediction,
     weight=objective.weight,
+    image_frames=objective.image_frames,
   )
-  bands = losses.banded(loss, part['logsnr'], BAND_EDGES)
-  return jnp.mean(loss), jnp.stack(bands)
+  sums, counts = losses.banded(loss, part['logsnr'], BAND_EDGES)
+  report = {'band_sum': sums, 'band_count': counts}
+  if objective.image_frames:
+    frames = loss.shape[1] - objective.image_frames
+    report['loss_video'] = jnp.mean(loss[:, :frames])
+    report['loss_image'] = jnp.mean(loss[:, frames:])
+  return jnp.mean(loss), report
 
 
 def accumulated(part_grads: Callable, examples: Batch, parts: int):
-  """((loss, bands), gradients) of a batch that is worked off in parts.
+  """((loss, report), gradients): means over parts of a batch.
 
   Part i takes the examples i, i + parts, …: they lie on the devices already
   where they are needed, which contiguous parts would not.
 
   Args:
-    part_grads: `part_grads(i, part) -> ((mean loss, band sums), gradients)`.
+    part_grads: `part_grads(i, part) -> ((mean loss, report), gradients)`.
     examples: arrays with the batch in front.
     parts: into how many parts the batch is split.
   """
@@ -159,8 +172,8 @@ def accumulated(part_grads: Callable, examples: Batch, parts: int):
   first = jax.tree.map(lambda a: a[0], (order, split))
   shapes = jax.eval_shape(part_grads, *first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  ((loss, bands), grads), _ = jax.lax.scan(body, zeros, (order, split))
-  return (loss / parts, bands), jax.tree.map(lambda g: g / parts, grads)
+  total, _ = jax.lax.scan(body, zeros, (order, split))
+  return jax.tree.map(lambda a: a / parts, total)
 
 
 def bind(apply: Callable, params: PyTree, label=None, **options) -> Callable:

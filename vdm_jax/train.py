@@ -129,16 +129,11 @@ def make_init(config, model, tx, mesh):
   whole on one device if fsdp splits it.
   """
   c = config.data
-  label = np.zeros((1,), np.int32) if model.num_classes else None
 
   def init():
-    variables = model.init(
-      rng.stream(config.seed, 'init'),
-      jax.numpy.zeros((1, c.frames, c.size, c.size, 3)),
-      jax.numpy.zeros((1,)),
-      **({} if label is None else {'label': label}),
-    )
-    return state_lib.create(variables['params'], tx)
+    key = rng.stream(config.seed, 'init')
+    params = state_lib.init_params(model, key, frames=c.frames, size=c.size)
+    return state_lib.create(params, tx)
 
   shapes = jax.eval_shape(init)
   shardings = sharding.tree_shardings(mesh, shapes)
@@ -183,9 +178,10 @@ def batch_shapes(config, model, mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and shardings of a batch on the devices."""
   c, size = config.data, config.train.batch_size
   place = sharding.batch_sharding(mesh)
-  shapes = {'video': ((size, c.frames, c.size, c.size, 3), np.uint8)}
+  frames = c.frames + c.images
+  shapes = {'video': ((size, frames, c.size, c.size, 3), np.uint8)}
   if model.num_classes:
-    shapes['label'] = ((size,), np.int32)
+    shapes['label'] = ((size, frames) if c.images else (size,), np.int32)
   return {
     k: jax.ShapeDtypeStruct(s, d, sharding=place)
     for k, (s, d) in shapes.items()
@@ -240,7 +236,9 @@ class Window:
       self._fetch()
     rows, self._rows = self._rows, []
     means = {
-      k: float(np.mean([r[k] for r in rows])) for k in ('loss', 'grad_norm')
+      k: float(np.mean([r[k] for r in rows]))
+      for k in ('loss', 'loss_video', 'loss_image', 'grad_norm')
+      if k in rows[0]
     }
     sums = np.sum([r['band_sum'] for r in rows], axis=0)
     counts = np.sum([r['band_count'] for r in rows], axis=0)

@@ -1,6 +1,7 @@
 """Each encoder is that of `transformers`, with any weights and padding."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +124,58 @@ def test_relative_buckets_widen_geometrically():
   )
   after = t5.relative_buckets(300, 32, 128)[0]
   np.testing.assert_array_equal(after[1:], row[1:] + 16)
+
+
+DEFAULTS = {
+  'bert': ('BertConfig', {'types': 'type_vocab_size'}),
+  'clip_text_model': ('CLIPTextConfig', {}),
+  't5': (
+    'T5Config',
+    {
+      'head_dim': 'd_kv',
+      'ff_dim': 'd_ff',
+      'eps': 'layer_norm_epsilon',
+      'activation': 'dense_act_fn',
+      'gated': 'is_gated_act',
+      'buckets': 'relative_attention_num_buckets',
+      'max_distance': 'relative_attention_max_distance',
+    },
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  'kind, form',
+  [
+    ('bert', None),
+    ('clip_text_model', None),
+    ('t5', None),
+    ('t5', 'gated-gelu'),
+    ('t5', 'gated-silu'),
+    ('t5', 'gelu'),
+  ],
+)
+def test_what_a_configuration_leaves_out_is_as_in_transformers(
+  torch, tmp_path, kind, form
+):
+  transformers = pytest.importorskip('transformers')
+  values = {'feed_forward_proj': form} if form else {}
+  name, fields = DEFAULTS[kind]
+  expected = getattr(transformers, name)(**values)
+  config = json.dumps({'model_type': kind, **values})
+  (tmp_path / 'config.json').write_text(config)
+  common = {
+    'vocab': 'vocab_size',
+    'dim': 'hidden_size',
+    'layers': 'num_hidden_layers',
+    'heads': 'num_attention_heads',
+    'ff_dim': 'intermediate_size',
+    'positions': 'max_position_embeddings',
+    'activation': 'hidden_act',
+    'eps': 'layer_norm_eps',
+  } | fields
+  module, _ = kinds.build(tmp_path)
+  for field in dataclasses.fields(module):
+    if field.name not in ('name', 'parent'):
+      ours = getattr(module, field.name)
+      assert ours == getattr(expected, common[field.name]), field.name
