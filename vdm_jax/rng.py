@@ -26,8 +26,8 @@ def stream(seed: int, name: str, step: int | Array = 0) -> Key[Array, '']:
 
 
 def per_example(
-  key: Key[Array, ''], indices: Int[Array, 'b']
-) -> Key[Array, 'b']:
+  key: Key[Array, ''], indices: Int[Array, ' b']
+) -> Key[Array, ' b']:
   """One key per example, which depends on the example's index alone.
 
   An example's random numbers are then the same in any batch and on any mesh.

@@ -66,9 +66,10 @@ def extension(frames: int, window: int, overlap: int) -> list[Window]:
 def interpolation(frames: int, window: int, stride: int) -> list[Window]:
   """Windows that fill in a video of which every `stride`-th frame is known.
 
-  Each window begins at a key frame and makes what lies before the last one in
-  it, so that every new frame has known ones on both sides. It knows the key
-  frames and what other windows have made. The last window ends with the video.
+  Each window makes what lies before its last key frame, so that every new
+  frame has known ones on both sides, and the next one begins at that key
+  frame; the last one ends with the video. A window knows the key frames in it
+  and what other windows have made.
 
   Raises:
     ConfigError: the video is shorter than a window, does not end at a key

@@ -29,7 +29,7 @@ def denoising_loss(
   *,
   x: Video,
   logsnr: LogSnr,
-  keys: Key[Array, 'b'],
+  keys: Key[Array, ' b'],
   prior: NoisePrior,
   prediction: str,
   weight: str,
@@ -91,7 +91,7 @@ def output_weight(
 
 def banded(
   loss: Float[Array, 'b t'], logsnr: LogSnr, edges: Sequence[float]
-) -> tuple[Float[Array, 'bands'], Float[Array, 'bands']]:
+) -> tuple[Float[Array, ' bands'], Float[Array, ' bands']]:
   """Sums and counts of frame losses by bands of log-SNR.
 
   n increasing edges make n + 1 bands that cover everything; band k holds

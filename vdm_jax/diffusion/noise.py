@@ -45,7 +45,7 @@ class NoisePrior:
 
   def sample(
     self,
-    keys: Key[Array, 'b'],
+    keys: Key[Array, ' b'],
     shape: tuple[int, int, int, int],
     image_frames: int = 0,
   ) -> Video:
@@ -60,7 +60,7 @@ class NoisePrior:
     return mix_frames(cholesky, white)
 
   def sample_given(
-    self, keys: Key[Array, 'b'], *, eps: Video, frames: tuple[int, ...]
+    self, keys: Key[Array, ' b'], *, eps: Video, frames: tuple[int, ...]
   ) -> Video:
     """ε with all but `frames` drawn anew, given ε^b at `frames`, a key each.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Video = Float[Array, 'b t h w c']
-LogSnr = Float[Array, 'b'] | Float[Array, 'b t']
+LogSnr = Float[Array, ' b'] | Float[Array, 'b t']
 
 
 def over_video(

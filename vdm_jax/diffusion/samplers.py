@@ -25,9 +25,9 @@ def sample(
   denoise: Denoiser,
   step: Step,
   *,
-  keys: Key[Array, 'b'],
+  keys: Key[Array, ' b'],
   shape: tuple[int, int, int, int],
-  logsnrs: Float[Array | np.ndarray, 'n'],
+  logsnrs: Float[Array | np.ndarray, ' n'],
   prior: NoisePrior,
 ) -> Video:
   """z_1 ~ N(0, Σ), then `step` along the levels; the last step returns x̂.
@@ -72,7 +72,7 @@ def sample(
 
 def first_latent(
   *,
-  keys: Key[Array, 'b'],
+  keys: Key[Array, ' b'],
   shape: tuple[int, int, int, int],
   prior: NoisePrior,
 ) -> Video:
@@ -85,8 +85,8 @@ def advance(
   step: Step,
   *,
   z: Video,
-  keys: Key[Array, 'b'],
-  logsnrs: Float[Array, 'n'],
+  keys: Key[Array, ' b'],
+  logsnrs: Float[Array, ' n'],
   prior: NoisePrior,
   begin: int | Int[Array, ''],
   end: int | Int[Array, ''],
@@ -180,7 +180,7 @@ def langevin(
   *,
   z: Video,
   eps: Video,
-  logsnr: Float[Array, 'b'],
+  logsnr: Float[Array, ' b'],
   delta: float,
 ) -> Video:
   """z ← z − ½ δ σ ε̂(z) + √δ σ ε′ (Ho22 eq. 5), with σ ε̂ = z − α x̂.
@@ -195,15 +195,15 @@ def langevin(
 
 
 def _per_example(
-  logsnr: Float[Array, ''], keys: Key[Array, 'b']
-) -> Float[Array, 'b']:
+  logsnr: Float[Array, ''], keys: Key[Array, ' b']
+) -> Float[Array, ' b']:
   # Without the barrier the coefficients of a level are fused into scalar or
   # vector code as the batch size has it, which moves samples by a rounding.
   return jax.lax.optimization_barrier(jnp.broadcast_to(logsnr, keys.shape))
 
 
 def fold(
-  keys: Key[Array, 'b'], stream: int | Int[Array, '']
-) -> Key[Array, 'b']:
+  keys: Key[Array, ' b'], stream: int | Int[Array, '']
+) -> Key[Array, ' b']:
   """One key per example for a stream; every stream is independent."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, stream)

@@ -71,7 +71,7 @@ class CosineSchedule:
     return math.pi / 2 - b - c, b, c
 
 
-def low_discrepancy_times(key: Key[Array, ''], n: int) -> Float[Array, '{n}']:
+def low_discrepancy_times(key: Key[Array, ''], n: int) -> Float[Array, ' {n}']:
   """t_i = (u + i/n) mod 1 with one u ~ U[0, 1) (Kingma21).
 
   Every t_i is uniform in [0, 1), and each interval [k/n, (k+1)/n) holds
@@ -81,7 +81,7 @@ def low_discrepancy_times(key: Key[Array, ''], n: int) -> Float[Array, '{n}']:
   return (jax.random.uniform(key) + jnp.arange(n) / n) % 1
 
 
-def times_grid(steps: int) -> Float64[np.ndarray, '{steps}+1']:
+def times_grid(steps: int) -> Float64[np.ndarray, ' {steps}+1']:
   """t_i = 1 − i/N, i = 0…N: "uniformly spaced from 1 to 0" (Ho22 §2).
 
   Raises:
@@ -94,7 +94,7 @@ def times_grid(steps: int) -> Float64[np.ndarray, '{steps}+1']:
 
 def logsnr_grid(
   steps: int, schedule: Callable
-) -> Float32[np.ndarray, '{steps}+1']:
+) -> Float32[np.ndarray, ' {steps}+1']:
   """λ at `times_grid(steps)`, from λ_min to λ_max, for the samplers.
 
   Computed on the host in float64 and then rounded to float32. Step i goes

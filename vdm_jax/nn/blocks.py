@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 Video = Float[Array, 'b t h w c']
 # Conditioning vectors; a single row serves all the frames.
-Vectors = Float[Array, 'b #t d']
+Vectors = Float[Array, ' b #t d']
 
 conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3))
 conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1))

@@ -78,9 +78,9 @@ class ConditioningMLP(nn.Module):
   @nn.compact
   def __call__(
     self,
-    logsnr: Float[Array, 'b #t'],
-    conditions: tuple[Float[Array, 'b #t d'], ...] = (),
-  ) -> Float[Array, 'b #t d']:
+    logsnr: Float[Array, ' b #t'],
+    conditions: tuple[Float[Array, ' b #t d'], ...] = (),
+  ) -> Float[Array, ' b #t d']:
     """Embeds the log-SNR and adds the conditions.
 
     Args:

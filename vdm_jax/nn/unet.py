@@ -111,9 +111,9 @@ class UNet(nn.Module):
   def __call__(
     self,
     z: Video,
-    logsnr: Float[Array, 'b'] | Float[Array, 'b t'],
+    logsnr: Float[Array, ' b'] | Float[Array, 'b t'],
     *,
-    label: Int[Array, 'b'] | Int[Array, 'b t'] | None = None,
+    label: Int[Array, ' b'] | Int[Array, 'b t'] | None = None,
     image_frames: int = 0,
     train: bool = False,
   ) -> Float[Array, 'b t h w o']:
