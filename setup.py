@@ -17,6 +17,8 @@ TFDS = [
   'imageio-ffmpeg',  # the ffmpeg that TFDS calls to read videos
 ]
 
+TEXT = ['safetensors>=0.5', 'transformers>=5.10']
+
 setuptools.setup(
   name='vdm_jax',
   version='0.1.0',
@@ -45,6 +47,10 @@ setuptools.setup(
     'cuda': ['jax[cuda13]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
     'tfds': TFDS,
+    'text': TEXT,
+    # The reference that the text encoders are tested against. Install
+    # torch==2.13.0 (CPU) first where no GPU build is wanted.
+    'torch': ['torch>=2.6', *TEXT],
     'tensorboard': [*TENSORFLOW, 'tensorboard'],
     'test': [
       *TFDS,

@@ -5,6 +5,8 @@ import re
 import jax
 import optax
 
+from vdm_jax import sharding
+
 # Decay pulls on kernels only: biases, norm scales and position tables set
 # offsets and gains, for which zero is not a better default.
 DECAYED = re.compile(r'/kernel$')
@@ -48,10 +50,5 @@ def make_optimizer(
 def decay_mask(params):
   """True for the leaves that weight decay applies to."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: bool(DECAYED.search('/' + path_name(path))), params
+    lambda path, _: bool(DECAYED.search('/' + sharding.path_name(path))), params
   )
-
-
-def path_name(path) -> str:
-  """A tree path as 'down_0/conv/kernel'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')

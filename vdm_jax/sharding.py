@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vdm_jax import errors, optim
+from vdm_jax import errors
 
 PyTree = Any
 AXES = ('data', 'fsdp')
@@ -88,7 +88,7 @@ def tree_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:
   """
 
   def leaf(path, shape):
-    name = optim.path_name(path)
+    name = path_name(path)
     for pattern, placement in RULES:
       if re.search(pattern, name):
         spec = P()
@@ -107,6 +107,11 @@ def split_largest(shape: tuple[int, ...], parts: int) -> P:
     return P()
   axis = max(fitting, key=lambda i: (shape[i], i))
   return P(*(None,) * axis, 'fsdp')
+
+
+def path_name(path) -> str:
+  """A tree path as 'down_0/conv/kernel'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _divisors(n: int) -> list[int]:

@@ -167,3 +167,11 @@ def test_a_folder_that_cannot_be_written_is_named(plain, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(DataError, match='cannot be written'):
     build(tmp_path / 'file' / 'cache', plain)
+
+
+def test_a_shard_that_is_not_that_of_its_index_is_made_again(plain, tmp_path):
+  build(tmp_path, plain, shard=8)
+  (path,) = tmp_path.glob('*.npy')
+  np.save(path, np.load(path)[:-1])
+  assert len(cache.open_cache(tmp_path)) == 0
+  check(build(tmp_path, plain, shard=8), plain)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from vdm_jax import runtime
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data import index as index_lib
 from vdm_jax.errors import DataError
-from vdm_jax.media import reading
+from vdm_jax.media import listing, reading
 
 
 class Folder:
@@ -65,7 +66,7 @@ class Folder:
     self.path = Path(path).expanduser()
     self.frames, self.size, self.stride = frames, size, stride
     self.resize, self.short = resize, short
-    names, self.problems = index_lib.find(self.path)
+    names, self.problems = listing.find(self.path)
     if not names:
       raise DataError(
         f'no videos ({self.path}); put files with the endings '
@@ -77,7 +78,7 @@ class Folder:
     known, problems = index_lib.index(
       self.path,
       names,
-      cache=Path(cache) if cache else index_lib.cache_dir(),
+      cache=Path(cache) if cache else runtime.cache_folder(),
       workers=workers or os.cpu_count() or 1,
     )
     self.problems += problems

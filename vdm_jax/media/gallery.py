@@ -70,9 +70,8 @@ def write_samples(
 ) -> Path:
   """Writes a set of samples to `folder/samples/name`, replacing an older one.
 
-  The files are `0000.mp4`, `0000.gif` and so on, `grid.mp4` (the first clips
-  side by side), `sheet.png` (at most 16 clips and 16 of their frames), and
-  `videos.npy` if asked for.
+  The files are `0000.mp4`, `0000.gif` …, `grid.mp4` (the first clips side by
+  side), `sheet.png` (16 clips and 16 frames at most), and `videos.npy`.
 
   Args:
     folder: the run's folder.
@@ -81,7 +80,7 @@ def write_samples(
     fps: frames per second.
     items: n mappings: `caption` is the text of a clip; the others, such as
       `seed`, `index` and `label`, are shown as they are called.
-    facts: what all clips share, by name.
+    facts: what they share, by name.
     step: of training, for samples that the page shows as a grid; None for
       final ones, which it shows one by one.
     title: the heading; made from `step` or `name` if None or empty.

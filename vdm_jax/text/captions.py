@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vdm_jax.data import index
 from vdm_jax.errors import DataError
+from vdm_jax.media import listing
 
 COLUMNS = ('video', 'caption')
 
@@ -104,7 +104,7 @@ def _from_json_lines(path: Path) -> list[Caption]:
 
 
 def _from_folder(root: Path) -> list[Caption]:
-  videos, _ = index.find(root)
+  videos, _ = listing.find(root)
   files = {name: (root / name).with_suffix('.txt') for name in videos}
   missing = [name for name, file in files.items() if not file.is_file()]
   if missing:
