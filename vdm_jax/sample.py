@@ -60,8 +60,14 @@ def run(config, workdir: pathlib.Path, devices=None):
   )
   if jax.process_index():
     return
-  name = f'{meta["step"]}_seed_{config.sample.seed}'
-  folder = write(config, workdir, clips, name=f'sample_step_{name}')
+  step, seed = meta['step'], config.sample.seed
+  folder = write(
+    config,
+    workdir,
+    clips,
+    name=f'sample_step_{step}_seed_{seed}',
+    title=f'Samples of step {step}, seed {seed}',
+  )
   scores = score(config, clips)
   page = gallery.rebuild(workdir, title=config.name, facts=facts(config))
   runtime.say(f'{len(clips.videos)} samples in {folder}: open {page}')
@@ -202,9 +208,24 @@ class Generator:
 
 
 def write(
-  config, workdir, clips: Clips, *, name: str, step: int | None = None
+  config,
+  workdir,
+  clips: Clips,
+  *,
+  name: str,
+  title: str | None = None,
+  step: int | None = None,
 ) -> pathlib.Path:
-  """Writes a set of samples; the gallery is made by its caller."""
+  """Writes a set of samples; the gallery is made by its caller.
+
+  Args:
+    config: the whole config.
+    workdir: of the run.
+    clips: the samples.
+    name: of their folder below `samples`.
+    title: their heading in the gallery; made from step or name if None.
+    step: of training, for samples made while it goes on; else None.
+  """
   c = config.sample
   steps = c.steps if step is None else config.train.sample_steps
   about = {'sampler': c.sampler, 'steps': steps, 'seed': c.seed}
@@ -218,6 +239,7 @@ def write(
     clips.items,
     about,
     step=step,
+    title=title,
     gifs=step is None,
     array=c.arrays,
   )

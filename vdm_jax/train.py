@@ -393,7 +393,7 @@ class Trainer:
     )
     if jax.process_index():
       return
-    sample.write(c, self.workdir, clips, name='final')
+    sample.write(c, self.workdir, clips, name='final', title='Final samples')
     scores = sample.score(c, clips)
     page = self.gallery(scores=[scores] if scores else None)
     seconds = time.monotonic() - begin
