@@ -49,23 +49,4 @@ def get_config(variant=''):
   c.sample.steps = 128
   c.sample.gamma = 0.3
   c.mesh.cpu_devices = 2
-  return config_lib.variant(
-    c,
-    variant,
-    tiny={
-      'data.frames': 4,
-      'data.size': 16,
-      'model.channels': 8,
-      'model.emb_dim': 16,
-      'model.head_dim': 8,
-      'model.groups': 4,
-      'train.batch_size': 4,
-      'train.steps': 4,
-      'train.log_every': 2,
-      'train.checkpoint_every': 2,
-      'train.sample_every': 0,
-      'sample.count': 4,
-      'sample.batch_size': 4,
-      'sample.steps': 4,
-    },
-  )
+  return config_lib.variant(c, variant, tiny=config_lib.TINY)

@@ -54,29 +54,5 @@ def get_config(variant=''):
   c.sample.gamma = 0.1
   c.sample.frame_rate = 25.0
   return config_lib.variant(
-    c,
-    variant,
-    tiny={
-      'data.frames': 4,
-      'data.size': 16,
-      'data.images': 2,
-      'data.workers': 2,
-      'model.channels': 8,
-      'model.multipliers': (1, 2),
-      'model.blocks': 1,
-      'model.attention_resolutions': (8,),
-      'model.head_dim': 8,
-      'model.emb_dim': 16,
-      'model.groups': 4,
-      'model.dtype': 'float32',
-      'model.remat': 'none',
-      'train.batch_size': 4,
-      'train.steps': 4,
-      'train.log_every': 2,
-      'train.checkpoint_every': 2,
-      'train.sample_every': 0,
-      'sample.count': 4,
-      'sample.batch_size': 4,
-      'sample.steps': 4,
-    },
+    c, variant, tiny=config_lib.TINY | {'data.images': 2}
   )

@@ -191,6 +191,32 @@ ENUMERATIONS = {
 }
 
 
+# What makes any config a run of seconds, to see that all works.
+TINY = {
+  'data.frames': 4,
+  'data.size': 16,
+  'data.workers': 2,
+  'model.channels': 8,
+  'model.multipliers': (1, 2),
+  'model.blocks': 1,
+  'model.attention_resolutions': (8,),
+  'model.head_dim': 8,
+  'model.emb_dim': 16,
+  'model.groups': 4,
+  'model.dtype': 'float32',
+  'model.remat': 'none',
+  'train.batch_size': 4,
+  'train.steps': 4,
+  'train.log_every': 2,
+  'train.checkpoint_every': 2,
+  'train.sample_every': 0,
+  'train.sample_first': 0,
+  'sample.count': 4,
+  'sample.batch_size': 4,
+  'sample.steps': 4,
+}
+
+
 def variant(config: ml_collections.ConfigDict, name: str, **choices: dict):
   """Applies the changes that `--config=file.py:NAME` asks for.
 
