@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.diffusion.conftest import RHO
+from vdm_jax.diffusion import noise
 from vdm_jax.diffusion.noise import NoisePrior
 
 
