@@ -133,7 +133,6 @@ class Generator:
     seed = self.config.sample.seed
     indices = np.arange(count)
     labels = self._labels(indices)
-    levels = jnp.asarray(schedules.logsnr_grid(steps, self.objective.schedule))
     batches = -(-count // self.batch_size)
     progress = Progress(
       batches * steps,
@@ -143,29 +142,33 @@ class Generator:
     videos = []
     for b in range(batches):
       part = (b * self.batch_size + np.arange(self.batch_size)) % count
-      label = None
-      if labels is not None:
-        label = jax.device_put(labels[part], self.place)
       keys = rng.per_example(
         rng.stream(seed, 'sample'), jnp.asarray(indices[part])
       )
-      keys = jax.device_put(keys, self.place)
-      z = self._start(keys)
-      stride = max(1, steps // 20)
-      for begin in range(0, steps - 1, stride):
-        end = min(begin + stride, steps - 1)
-        z = self._advance(params, z, keys, levels, begin, end, label)
-        if not quiet:
-          z.block_until_ready()
-        progress.update(b * steps + end)
-      video = self._finish(params, z, levels[-2], label)
+      label = None if labels is None else labels[part]
+      done = b * steps
+      for step, video in self._batch(params, keys, label, steps):
+        progress.update(done + step)
       videos.append(_gather(video))
-      progress.update((b + 1) * steps)
     items = [{'seed': seed, 'index': int(i)} for i in indices]
     if labels is not None:
       for item, label in zip(items, labels, strict=True):
         item['class'] = classes[label]
     return Clips(np.concatenate(videos)[:count], items, labels)
+
+  def _batch(self, params, keys, label, steps: int):
+    """Yields (steps done, videos so far), about twenty times."""
+    if label is not None:
+      label = jax.device_put(label, self.place)
+    keys = jax.device_put(keys, self.place)
+    levels = jnp.asarray(schedules.logsnr_grid(steps, self.objective.schedule))
+    z = self._start(keys)
+    stride = max(1, steps // 20)
+    for begin in range(0, steps - 1, stride):
+      end = min(begin + stride, steps - 1)
+      z = self._advance(params, z, keys, levels, begin, end, label)
+      yield end, z.block_until_ready()
+    yield steps, self._finish(params, z, levels[-2], label)
 
   def _labels(self, indices):
     classes, chosen = self.model.num_classes, self.config.sample.label

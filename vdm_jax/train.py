@@ -373,14 +373,14 @@ class Trainer:
   def gallery(self, scores=None):
     """Makes the page anew from what the workdir holds."""
     rows = logs.read(self.workdir / 'metrics.jsonl')
-    path = gallery.rebuild(
+    names = list(dict.fromkeys(k for r in rows for k in r if 'loss' in k))
+    return gallery.rebuild(
       self.workdir,
       title=self.config.name,
       facts=sample.facts(self.config) | {'step': rows[-1]['step']},
       scores=scores,
-      curve={'loss': logs.curve(rows, 'loss')},
+      curve={name: logs.curve(rows, name) for name in names},
     )
-    return path
 
   def finish(self, state):
     """The final samples, their scores, and where to look."""
