@@ -19,8 +19,8 @@ def get_config(variant=''):
   c.data.size = 32
   c.data.stride = 2
 
-  c.model.channels = 32
-  c.model.multipliers = (1, 2, 4)
+  c.model.channels = 16
+  c.model.multipliers = (1, 4, 8)
   c.model.blocks = 1
   c.model.attention_resolutions = (8, 16)
   c.model.head_dim = 32

@@ -149,7 +149,8 @@ class Generator:
       done = b * steps
       for step, video in self._batch(params, keys, label, steps):
         progress.update(done + step)
-      videos.append(_gather(video))
+        if step == steps:
+          videos.append(_gather(video))
     items = [{'seed': seed, 'index': int(i)} for i in indices]
     if labels is not None:
       for item, label in zip(items, labels, strict=True):
