@@ -12,7 +12,7 @@ def get_config(variant=''):
   c = config_lib.default()
   c.name = 'shapes'
   c.data.source = 'shapes'
-  c.data.frames = 8
+  c.data.frames = 6
   c.data.size = 16
 
   c.model.channels = 32
@@ -34,7 +34,7 @@ def get_config(variant=''):
   c.optim.ema = 0.995
 
   c.train.batch_size = 16
-  c.train.steps = 1800
+  c.train.steps = 2400
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 250

@@ -81,7 +81,7 @@ except errors.UserError as e:
 
 
 def wait_for(condition, process):
-  for _ in range(1200):
+  for _ in range(3600):
     if condition():
       return
     assert process.poll() is None, process.communicate()
@@ -121,7 +121,7 @@ def test_sigterm_saves_and_leaves(tmp_path):
   process = command(tmp_path, train__steps=100_000, train__keep=1)
   wait_for_step(tmp_path, 3, process)
   process.send_signal(signal.SIGTERM)
-  output, _ = process.communicate(timeout=60)
+  output, _ = process.communicate(timeout=120)
   assert process.returncode == errors.Preempted.status
   saved = checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1]
   assert f'step {saved} is saved' in output

@@ -277,8 +277,9 @@ def print_scores(scores: dict[str, float] | None):
   meaning = {
     'valid': 'frames that show one shape of one colour',
     'identity': "frames that keep the clip's shape and colour",
+    'on_path': 'clips of one shape and colour, within a pixel of a path',
     'moves': 'clips that move',
-    'success': 'clips of one shape and colour on a straight, bouncing path',
+    'success': 'clips that do both, and closely for their speed',
     'label': 'clips of the class asked for',
     'trajectory_error': 'median distance to the best such path, pixels',
   }

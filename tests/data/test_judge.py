@@ -175,6 +175,15 @@ def test_what_does_not_obey_fails(control):
   assert scores['success'] <= 0.02
 
 
+def test_on_path_leaves_out_the_demand_to_move():
+  videos = _clips(40)
+  frozen = shapes.scores(CONTROLS['frozen'](videos))
+  assert frozen['on_path'] == 1.0 and frozen['success'] == 0.0
+  assert shapes.scores(videos)['on_path'] == 1.0
+  assert shapes.scores(CONTROLS['noise'](videos))['on_path'] == 0.0
+  assert shapes.scores(_shuffled(videos))['on_path'] <= 0.25
+
+
 @pytest.mark.parametrize('frames, size', [(8, 32), (16, 16)])
 def test_shuffled_clips_fail_at_other_sizes(frames, size):
   videos = _clips(30, frames=frames, size=size)
@@ -251,7 +260,8 @@ def test_scores_hold_what_was_asked():
   videos = np.stack([clip['video'] for clip in clips])
   captions = [clip['caption'] for clip in clips]
   labels = np.array([clip['label'] for clip in clips])
-  plain = {'valid', 'identity', 'moves', 'success', 'trajectory_error'}
+  plain = {'valid', 'identity', 'on_path', 'moves', 'success'}
+  plain |= {'trajectory_error'}
   assert set(shapes.scores(videos)) == plain
   right = shapes.scores(videos, captions=captions, labels=labels)
   assert right['caption'] == right['label'] == 1.0

@@ -19,6 +19,7 @@ from vdm_jax.data.judge import (
   BACKGROUND,
   COLOURS,
   DIRECTIONS,
+  MAX_ERROR,
   RADIUS,
   SHAPES,
   SPEED,
@@ -275,9 +276,11 @@ def scores(
     stride: see `judge`.
 
   Returns:
-    Means of `valid` (over frames), `identity`, `moves` and `success`, and the
-    median `trajectory_error` in pixels; that is absent where most clips have no
-    track.
+    Means of `valid` (over frames), `identity`, `on_path`, `moves` and
+    `success`, and the median `trajectory_error` in pixels; that is absent where
+    most clips have no track. `on_path` is `success` without the demands that
+    the clip moves and stays close to its path for its speed: a frozen clip
+    passes.
 
   Raises:
     ValueError: no videos, or not as many captions or labels as videos.
@@ -289,6 +292,9 @@ def scores(
   means = {
     'valid': [v.valid.mean() for v in verdicts],
     'identity': [v.identity for v in verdicts],
+    'on_path': [
+      v.identity == 1 and v.trajectory_error < MAX_ERROR for v in verdicts
+    ],
     'moves': [v.moves for v in verdicts],
     'success': [v.success for v in verdicts],
   }
