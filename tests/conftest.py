@@ -23,6 +23,14 @@ jax.config.update('jax_debug_key_reuse', True)
 
 
 @pytest.fixture
+def optimised():
+  """Programs compiled as users compile them, where the last bit matters."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture
 def x64():
   """Double precision for the length of one test."""
   with jax.enable_x64(True):

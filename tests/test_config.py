@@ -26,7 +26,7 @@ def load(path, variant=''):
 def test_every_config_builds(path, variant):
   config = load(path, variant)
   config_lib.validate(config)
-  build.model(config)
+  build.model(config, classes=21 if config.model.labels else 0)
   build.optimizer(config)
   build.objective(config)
   build.sampler(config)

@@ -107,7 +107,7 @@ def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )
   assert status == 4 and 'config.json' in text
-  train.claim(tmp_path, tiny.config())
+  train.claim(tmp_path, tiny.config(sample__count=1))
   status, text = run(
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )

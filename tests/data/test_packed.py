@@ -42,5 +42,9 @@ def test_signature_tells_the_number_of_images():
 
 
 def test_no_images_is_an_error():
+  class Empty(shapes.Shapes):
+    def __len__(self):
+      return 0
+
   with pytest.raises(DataError, match='no images'):
-    packed.Packed(source().videos, (), 2)
+    packed.Packed(source().videos, Empty(frames=1, size=8), 2)

@@ -230,7 +230,7 @@ FEW = (2, 4, 4, 1)
 
 
 @pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
-def test_a_sample_does_not_know_its_batch_or_mesh(step):
+def test_a_sample_does_not_know_its_batch_or_mesh(step, optimised):
   levels = schedules.logsnr_grid(5, schedules.CosineSchedule())
   static = ('denoise', 'step', 'prior', 'shape')
   jitted = jax.jit(samplers.sample, static_argnames=static)
