@@ -170,14 +170,14 @@ def truncate(folder: pathlib.Path):
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(
-  whole, tmp_path, caplog
+  whole, tmp_path, capsys
 ):
   config = tiny.config()
   train.run(config, tmp_path, TWO)
   for item in checkpoint.ARRAYS:
     truncate(tmp_path / 'checkpoints' / '10' / item)
   train.run(config, tmp_path, TWO)
-  assert 'checkpoint of step 10 cannot be read' in caplog.text
+  assert 'checkpoint of step 10 cannot be read' in capsys.readouterr().err
   assert (tmp_path / 'damaged' / '10').is_dir()
   assert_bitwise(saved_state(config, tmp_path), jax.device_get(whole[0]))
   assert losses(tmp_path) == whole[1]

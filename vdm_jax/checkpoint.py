@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from vdm_jax import errors
+from vdm_jax import errors, runtime
 from vdm_jax.state import TrainState
 
 PyTree = Any
@@ -166,10 +165,9 @@ class Checkpoints:
         return step, {k: restored[k] for k in args}
       except Exception as e:
         failures.append(f'step {step}: {_first_line(e)}')
-        logging.warning(
-          'checkpoint of step %d cannot be read (%s); trying the one before',
-          step,
-          _first_line(e),
+        runtime.warn(
+          f'checkpoint of step {step} cannot be read ({_first_line(e)}); '
+          'trying the one before'
         )
     if failures:
       raise errors.CheckpointError(
@@ -185,7 +183,7 @@ class Checkpoints:
       shutil.rmtree(aside, ignore_errors=True)
       aside.parent.mkdir(exist_ok=True)
       (self.folder / str(step)).rename(aside)
-      logging.warning('the damaged checkpoint %d was moved to %s', step, aside)
+      runtime.warn(f'the damaged checkpoint {step} was moved to {aside}')
     if steps:
       self._manager.reload()
 

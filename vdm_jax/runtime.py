@@ -27,8 +27,8 @@ def start(*, cpu_devices: int = 0, debug: bool = False):
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'jax'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  logging.set_verbosity(logging.INFO if debug else logging.WARNING)
-  logging.set_stderrthreshold('info')
+  # Orbax and TFDS warn of what is meant; our own words do not go this way.
+  logging.set_verbosity(logging.INFO if debug else logging.ERROR)
 
 
 def cache_folder() -> pathlib.Path:
@@ -43,9 +43,9 @@ def say(text: str):
     print(text, flush=True)
 
 
-def complain(text: str):
-  """Prints a line to standard error."""
-  print(text, file=sys.stderr, flush=True)
+def warn(text: str):
+  """Prints a line about something that was mended, to standard error."""
+  print(f'vdm_jax: warning: {text}', file=sys.stderr, flush=True)
 
 
 class Stop:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from vdm_jax import runtime
 from vdm_jax.data import frames as frames_lib
@@ -168,11 +167,9 @@ class Folder:
       if min(entry.height, entry.width) < self.size
     ]
     if small:
-      logging.warning(
-        '%d videos are smaller than %d pixels and will be enlarged, as %s',
-        len(small),
-        self.size,
-        small[0],
+      runtime.warn(
+        f'{len(small)} videos are smaller than {self.size} pixels and will be '
+        f'enlarged, such as {small[0]}'
       )
 
 
