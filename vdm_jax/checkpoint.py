@@ -178,7 +178,7 @@ class Checkpoints:
 
   def _set_aside(self, steps: list[int]):
     # A damaged step would be in the way when training comes to it again.
-    for step in steps:
+    for step in steps if jax.process_index() == 0 else ():
       aside = self.folder.with_name('damaged') / str(step)
       shutil.rmtree(aside, ignore_errors=True)
       aside.parent.mkdir(exist_ok=True)

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
-from absl import logging
 
+from vdm_jax import runtime
 from vdm_jax.media import reading
 from vdm_jax.progress import Progress
 
@@ -112,7 +112,7 @@ def _load(file: Path | None) -> Mapping[str, tuple[list[int], reading.Index]]:
   except FileNotFoundError:
     return {}
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    logging.warning('the video index %s is unusable (%s)', file, error)
+    runtime.warn(f'the video index {file} is unusable ({error})')
     return {}
 
 
@@ -136,6 +136,6 @@ def _save(file, root, stamps, known) -> None:
     part.write_text(json.dumps(data))
     os.replace(part, file)
   except OSError as error:
-    logging.warning('the video index cannot be kept (%s)', error)
+    runtime.warn(f'the video index cannot be kept ({error})')
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)

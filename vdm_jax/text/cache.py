@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from absl import logging
 from jaxtyping import Bool, Float32
 
+from vdm_jax import runtime
 from vdm_jax.errors import DataError
 from vdm_jax.progress import Progress
 from vdm_jax.text.encoder import TextEncoder
@@ -246,7 +246,7 @@ def _read_index(path: Path, dim: int) -> Iterator[tuple[bytes, _Place]]:
     if (rows.shape, rows.dtype) != ((table['lengths'].sum(), dim), np.float32):
       raise ValueError('another shape than the index says')
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    logging.warning('a shard of embeddings is unusable (%s: %s)', path, error)
+    runtime.warn(f'a shard of embeddings is unusable ({path}: {error})')
     return iter(())
   return _places(shard, table)
 
