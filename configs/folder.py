@@ -19,10 +19,10 @@ def get_config(variant=''):
   c.data.size = 32
   c.data.stride = 2
 
-  c.model.channels = 16
-  c.model.multipliers = (1, 4, 8)
+  c.model.channels = 32
+  c.model.multipliers = (1, 2, 4)
   c.model.blocks = 1
-  c.model.attention_resolutions = (8, 16)
+  c.model.attention_resolutions = (8,)
   c.model.head_dim = 32
   c.model.emb_dim = 128
   c.model.emb_layers = 2
@@ -32,15 +32,16 @@ def get_config(variant=''):
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
 
-  c.optim.learning_rate = 1e-3
-  c.optim.warmup = 100
-  c.optim.ema = 0.995
+  c.optim.learning_rate = 2e-3
+  c.optim.warmup = 50
+  c.optim.ema = 0.99
 
   c.train.batch_size = 8
   c.train.steps = 2000
   c.train.log_every = 20
-  c.train.checkpoint_every = 200
+  c.train.checkpoint_every = 100
   c.train.sample_every = 500
+  c.train.sample_first = 200
   c.train.sample_count = 8
   c.train.sample_steps = 64
 

@@ -199,6 +199,14 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     train.run(tiny.config(model__channels=16), tmp_path, TWO)
 
 
+def test_checkpoints_of_another_config_are_told_from_damaged_ones(tmp_path):
+  train.run(tiny.config(train__steps=1), tmp_path, TWO)
+  (tmp_path / 'config.json').unlink()
+  with pytest.raises(errors.CheckpointError, match='another config'):
+    train.run(tiny.config(model__channels=16), tmp_path, TWO)
+  assert checkpoint.Checkpoints(tmp_path, read_only=True).steps() == [1]
+
+
 def test_a_run_that_cannot_start_claims_nothing(tmp_path):
   workdir = tmp_path / 'run'
   config = tiny.config(data__source='folder', data__path=str(tmp_path))

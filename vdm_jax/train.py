@@ -275,6 +275,8 @@ class Trainer:
 
   def restore(self, abstract):
     """The newest state of the workdir that can be read, or None."""
+    if self.checkpoints.steps():
+      sample.refuse_other(self.checkpoints.newest_meta(), self.config)
     found = self.checkpoints.restore(abstract)
     if found is None:
       return None
