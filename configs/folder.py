@@ -3,9 +3,10 @@
     python -m vdm_jax.main --config=configs/folder.py \
       --config.data.path=FOLDER --workdir=runs/folder
 
-Any tree of mp4, avi, mkv, webm, mov or gif files. The size is one that two
-CPU cores learn blurred video with in an hour; on an accelerator, raise
-`model.channels` to 128 and `data.size` to 64.
+Any tree of mp4, avi, mkv, webm, mov or gif files. The size is one for two CPU
+cores, about 1.3 steps a second; after 250 steps the loss was 0.16 and samples
+were still textured noise, longer runs are not measured yet. On an accelerator,
+raise `model.channels` to 128 and `data.size` to 64.
 """
 
 from vdm_jax import config as config_lib
