@@ -35,6 +35,7 @@ def get_config(variant=''):
   c.optim.warmup = 50
   c.optim.ema = 0.995
 
+  c.train.drop.label = 0.0  # every clip has its class; no guidance
   c.train.batch_size = 16
   c.train.steps = 2400
   c.train.log_every = 20

@@ -10,8 +10,21 @@ import pytest
 from tests import tiny
 from vdm_jax import build, errors, train
 from vdm_jax import config as config_lib
+from vdm_jax.conditions import Conditions
 
 CONFIGS = sorted(pathlib.Path('configs').glob('*.py'))
+
+
+def told(config):
+  """What a model of the config could be told."""
+  kind = config.text.kind
+  return Conditions(
+    classes=('a', 'b') if config.model.labels else (),
+    text=kind,
+    words=('red', 'disc') if kind == 'words' else (),
+    text_dim=1024 if kind == 'embeddings' else 0,
+    strides=tuple(config.data.strides),
+  )
 
 
 def load(path, variant=''):
@@ -26,7 +39,7 @@ def load(path, variant=''):
 def test_every_config_builds(path, variant):
   config = load(path, variant)
   config_lib.validate(config)
-  build.model(config, classes=21 if config.model.labels else 0)
+  build.model(config, told(config))
   build.optimizer(config)
   build.objective(config)
   build.sampler(config)
@@ -34,7 +47,7 @@ def test_every_config_builds(path, variant):
 
 def test_ucf101_has_the_parameters_of_the_paper():
   config = load(pathlib.Path('configs/ucf101.py'))
-  model = build.model(config)
+  model = build.model(config, Conditions())
   mesh = train.sharding.make_mesh(devices=jax.devices()[:1])
   _, abstract = train.make_init(config, model, build.optimizer(config), mesh)
   count = train.parameter_count(abstract.params)
@@ -86,7 +99,7 @@ def test_values_out_of_range_are_named(key, value):
 @pytest.mark.parametrize(
   'make, key, table',
   [
-    (build.source, 'data.source', build.SOURCES),
+    (build.data, 'data.source', build.SOURCES),
     (build.sampler, 'sample.sampler', build.SAMPLERS),
     (build.objective, 'diffusion.prediction', ()),
     (build.objective, 'diffusion.weight', ()),

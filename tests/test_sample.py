@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, sample, sharding, train
+from vdm_jax import build, errors, request, sample, sharding, train
 
 ONE = jax.devices()[:1]
 
@@ -24,26 +24,21 @@ def config(**overrides):
   return tiny.config(**(base | overrides))
 
 
-def videos(params, devices=ONE, **overrides):
+def videos(params, devices=ONE, trained=None, **overrides):
   c = config(**overrides)
   mesh = sharding.make_mesh(devices=devices)
-  classes = build.source(c).classes
-  model = build.model(c, len(classes))
-  generate = sample.Generator(c, model, mesh)
-  return generate(
-    params,
-    count=c.sample.count,
-    steps=c.sample.steps,
-    classes=classes,
-    quiet=True,
-  )
+  trained = trained or build.data(c)[1]
+  network = build.model(c, trained)
+  generate = sample.Generator(c, network, mesh)
+  model = sample.Model(c, params, generate, trained, 0)
+  return sample.in_memory(model, request.make(c, trained), quiet=True)
 
 
 @pytest.fixture(scope='module')
 def params():
   """Random parameters: those of a new network all give the same picture."""
   c = config()
-  model = build.model(c, 21)
+  model = build.model(c, build.data(c)[1])
   shapes = sample.abstract_params(c, model, sharding.make_mesh(devices=ONE))
   leaves, tree = jax.tree.flatten(shapes)
   keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -78,7 +73,7 @@ def test_sample_depends_on_seed_and_class(params):
 
 def test_sampling_from_a_workdir_writes_the_gallery(trained, capsys):
   sample.run(config(mesh__data=1, sample__arrays=True), trained, ONE)
-  folder = trained / 'samples' / 'sample_step_2_seed_0'
+  (folder,) = (trained / 'samples').glob('sample_step_2_seed_0_*')
   names = {p.name for p in folder.iterdir()}
   assert {'0000.mp4', '0004.gif', 'sheet.png', 'videos.npy'} <= names
   assert np.load(folder / 'videos.npy').shape == (5, 3, 8, 8, 3)

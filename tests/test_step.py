@@ -8,13 +8,15 @@ import pytest
 from tests import tiny
 from vdm_jax import build, sharding, train
 from vdm_jax import step as step_lib
+from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
 
 
-def setup(config, devices, classes=0):
+def setup(config, devices):
   """The jitted step, a state with outputs that are not zero, and a batch."""
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-  model, tx = build.model(config, classes), build.optimizer(config)
+  source, told = build.data(config)
+  model, tx = build.model(config, told), build.optimizer(config)
   init, abstract = train.make_init(config, model, tx, mesh)
   step = step_lib.make_train_step(
     model.apply,
@@ -25,8 +27,8 @@ def setup(config, devices, classes=0):
     accumulate=config.train.accumulate,
   )
   shardings = jax.tree.map(lambda a: a.sharding, abstract)
-  batches = pipeline.batches(build.source(config), batch_size=8, seed=0)
-  shapes = train.batch_shapes(config, model, mesh)
+  batches = pipeline.batches(source, batch_size=8, seed=0)
+  shapes = train.batch_shapes(config, told, mesh)
 
   def batch():
     return train.to_devices(next(batches), shapes)
@@ -34,8 +36,8 @@ def setup(config, devices, classes=0):
   return jax.jit(step, out_shardings=(shardings, None)), init(), batch
 
 
-def run(config, devices, steps, classes=0):
-  step, state, batch = setup(config, devices, classes)
+def run(config, devices, steps):
+  step, state, batch = setup(config, devices)
   rows = []
   for _ in range(steps):
     state, metrics = step(state, batch())
@@ -89,8 +91,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(alone):
 
 def test_images_are_trained_on_beside_the_video():
   config = tiny.config(data__images=2, model__labels=True)
-  source = build.source(config)
-  state, rows = run(config, jax.devices()[:1], 2, classes=len(source.classes))
+  state, rows = run(config, jax.devices()[:1], 2)
   for row in rows:
     parts = 3 * row['loss_video'] + 2 * row['loss_image']
     np.testing.assert_allclose(row['loss'], parts / 5, rtol=1e-5)
@@ -102,7 +103,7 @@ def test_images_are_trained_on_beside_the_video():
 def test_step_that_is_not_finite_changes_no_bit():
   config = tiny.config()
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  model, tx = build.model(config), build.optimizer(config)
+  model, tx = build.model(config, Conditions()), build.optimizer(config)
   init, _ = train.make_init(config, model, tx, mesh)
 
   def poisoned(variables, z, logsnr, **options):

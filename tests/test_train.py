@@ -16,6 +16,7 @@ import pytest
 from tests import tiny
 from vdm_jax import build, checkpoint, errors, logs, sharding, train
 from vdm_jax import step as step_lib
+from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
 
 TWO = jax.devices()[:2]
@@ -24,7 +25,7 @@ TWO = jax.devices()[:2]
 def saved_state(config, workdir, devices=TWO):
   """The newest state on disk, restored onto the given devices."""
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-  model = build.model(config)
+  model = build.model(config, Conditions())
   _, abstract = train.make_init(config, model, build.optimizer(config), mesh)
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
   return checkpoints.restore(abstract)[0]
@@ -150,7 +151,7 @@ def test_other_devices_continue_the_same_run(tmp_path):
 
 
 def test_next_clips_do_not_depend_on_where_a_run_stopped():
-  source = build.source(tiny.config())
+  source = build.data(tiny.config())[0]
   order = dict(batch_size=8, seed=0)
   first = pipeline.batches(source, **order)
   for _ in range(5):

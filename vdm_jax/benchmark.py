@@ -8,7 +8,6 @@ import time
 import jax
 
 from vdm_jax import build, runtime, sharding, train
-from vdm_jax import step as step_lib
 from vdm_jax.data import benchmark as data_benchmark
 from vdm_jax.data import pipeline
 from vdm_jax.media import writing
@@ -28,10 +27,10 @@ def run(config, workdir: pathlib.Path):
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   sharding.check_batch(mesh, config.train.batch_size, config.train.accumulate)
-  source = build.source(config)
+  source, told = build.data(config)
   runtime.say(train.describe(source))
   read = data_benchmark.measure(source, seconds=SECONDS)
-  seconds = step_seconds(config, mesh, source)
+  seconds = step_seconds(config, mesh, source, told)
   need = config.train.batch_size / seconds
   row = {
     'config': config.name,
@@ -49,21 +48,11 @@ def run(config, workdir: pathlib.Path):
   runtime.say(json.dumps(row))
 
 
-def step_seconds(config, mesh, source) -> float:
+def step_seconds(config, mesh, source, told) -> float:
   """The median time of a training step, compiled and warm."""
-  model = build.model(config, len(source.classes))
-  tx = build.optimizer(config)
-  init, abstract = train.make_init(config, model, tx, mesh)
-  step = step_lib.make_train_step(
-    model.apply,
-    tx,
-    build.objective(config),
-    seed=config.seed,
-    ema_decay=config.optim.ema,
-    accumulate=config.train.accumulate,
-  )
-  shapes = train.batch_shapes(config, model, mesh)
-  compiled = train.compile_step(step, abstract, shapes)
+  model = build.model(config, told)
+  shapes = train.batch_shapes(config, told, mesh)
+  init, _, compiled = train.programs(config, model, mesh, shapes)
   batches = pipeline.batches(
     source,
     batch_size=config.train.batch_size,

@@ -1,44 +1,87 @@
 """The only place that turns a config into objects, by explicit tables."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from vdm_jax import config as config_lib
 from vdm_jax import errors, optim, step
-from vdm_jax.data import packed, shapes
-from vdm_jax.diffusion import losses, noise, process, samplers, schedules
+from vdm_jax.conditions import TEXT_KINDS, Conditions
+from vdm_jax.data import captioned, flips, packed, shapes, strides
+from vdm_jax.data.source import Source
+from vdm_jax.diffusion import (
+  guidance,
+  losses,
+  noise,
+  process,
+  samplers,
+  schedules,
+)
 from vdm_jax.nn import unet
+from vdm_jax.text import cache
+from vdm_jax.text.words import Words
+
+EXAMPLES = 64  # captions kept for samples without a prompt
 
 
-def shapes_source(c):
+def shapes_source(config):
   """The embedded data set."""
+  c = config.data
+  if config.text.captions:
+    raise errors.ConfigError(
+      f'config.text.captions is {config.text.captions!r}, but the shapes have '
+      'captions of their own; leave it empty'
+    )
   return shapes.Shapes(frames=c.frames, size=c.size, stride=c.stride)
 
 
-def folder_source(c):
-  """A folder of videos."""
-  from vdm_jax.data import folder
+def folder_source(config):
+  """A folder of videos, with captions if they are asked for."""
+  from vdm_jax.data import captioned, folder
 
-  if not c.path:
-    raise errors.ConfigError(
-      'config.data.path is empty; name a folder of videos with '
-      '--config.data.path=FOLDER'
-    )
+  c = config.data
+  path = _path(c, 'a folder of videos')
+  captions = None
+  if config.text.kind != 'none':
+    captions = captioned.captions_of(config.text.captions or path, path)
   return folder.Folder(
-    c.path,
-    frames=c.frames,
-    size=c.size,
-    stride=c.stride,
-    resize=c.resize,
-    short=c.short,
-    classes=c.classes,
+    path, classes=c.classes, captions=captions, **_reading(c)
   )
 
 
-def ucf101_source(c):
+def kinetics600_source(config):
+  """A folder of videos and the official list of their classes."""
+  from vdm_jax.data import folder, kinetics
+
+  c = config.data
+  path = _path(c, 'the folder of the videos')
+  if not c.list:
+    raise errors.ConfigError(
+      'config.data.list is empty; name the official CSV list with '
+      '--config.data.list=FILE'
+    )
+  return folder.Folder(
+    path, labels=kinetics.labels(c.list, path), **_reading(c)
+  )
+
+
+def ucf101_source(config):
   """UCF-101 through TFDS: all videos, train and test, as in VDM."""
   from vdm_jax.data import ucf101
 
+  c = config.data
   return ucf101.UCF101(
+    c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
+  )
+
+
+def bair_source(config):
+  """BAIR robot pushing through TFDS."""
+  from vdm_jax.data import bair
+
+  c = config.data
+  return bair.BAIR(
     c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
   )
 
@@ -46,38 +89,134 @@ def ucf101_source(c):
 SOURCES = {
   'shapes': shapes_source,
   'folder': folder_source,
+  'kinetics600': kinetics600_source,
   'ucf101': ucf101_source,
+  'bair': bair_source,
 }
 
 
-def source(config):
-  """The clips to train on: `config.data.source`, with images behind them.
+def _path(c, what: str) -> str:
+  if not c.path:
+    raise errors.ConfigError(
+      f'config.data.path is empty; name {what} with --config.data.path=FOLDER'
+    )
+  return c.path
 
-  Images come from the same source; an image is a video with one frame.
+
+def _reading(c) -> dict:
+  """How a folder's videos become clips."""
+  return {
+    'frames': c.frames,
+    'size': c.size,
+    'stride': c.stride,
+    'resize': c.resize,
+    'short': c.short,
+  }
+
+
+def data(config) -> tuple[Source, Conditions]:
+  """The clips to train on, and what a model can be told of them.
+
+  Raises:
+    UserError: of the source that `config.data.source` names, or for text that
+      it does not have.
   """
+  make = config_lib.choose('config.data.source', config.data.source, SOURCES)
+  videos = _augmented(make, config)
+  with_text, told = _text(config, videos)
   c = config.data
-  make = config_lib.choose('config.data.source', c.source, SOURCES)
-  videos = make(c)
+  told = dataclasses.replace(
+    told,
+    classes=tuple(videos.classes) if config.model.labels else (),
+    strides=tuple(c.strides),
+  )
   if not c.images:
-    return videos
-  single = c.copy_and_resolve_references()
-  single.update(frames=1, stride=1)
-  return packed.Packed(videos, make(single), c.images)
+    return with_text(videos), told
+  single = config.copy_and_resolve_references().unlock()
+  single.data.update(frames=1, stride=1, strides=())
+  make = still_images if c.image_path else make
+  images = with_text(_augmented(make, single))
+  return packed.Packed(with_text(videos), images, c.images), told
 
 
-def model(config, classes: int = 0) -> unet.UNet:
+def still_images(config):
+  """A folder of pictures, to be packed behind the videos."""
+  from vdm_jax.data import images
+
+  c = config.data
+  return images.Images(c.image_path, size=c.size, resize=c.resize)
+
+
+def _augmented(make, config) -> Source:
+  """The source with its strides and flips."""
+  c = config.data
+  if not c.strides:
+    videos = make(config)
+  else:
+    sources = {}
+    for stride in c.strides:
+      one = config.copy_and_resolve_references().unlock()
+      one.data.stride = stride
+      sources[stride] = make(one)
+    videos = strides.Strides(sources)
+  return flips.Flipped(videos) if c.flip else videos
+
+
+def _text(config, videos) -> tuple[Callable[[Source], Source], Conditions]:
+  """What adds the text to a source, and what that text is."""
+  c = config.text
+  config_lib.choose('config.text.kind', c.kind, TEXT_KINDS)
+  if c.kind == 'none':
+    return lambda source: source, Conditions()
+  if not hasattr(videos, 'captions'):
+    raise errors.ConfigError(
+      f'config.text.kind is {c.kind!r}, but the data {config.data.source!r} '
+      "has no captions; set it to 'none'"
+    )
+  examples = tuple(videos.captions(EXAMPLES))
+  if c.kind == 'words':
+    words = Words(tuple(videos.words), c.max_length)
+    told = Conditions(text='words', words=words.vocabulary, examples=examples)
+    encode, name = words.encode, ' '.join(words.vocabulary)
+  else:
+    embeddings = cache.open_cache(_cache_folder(c))
+    if embeddings.max_length != c.max_length:
+      raise errors.ConfigError(
+        f'config.text.max_length is {c.max_length}, but the embeddings in '
+        f'{c.cache} have {embeddings.max_length} tokens; set it to that'
+      )
+    told = Conditions(
+      text='embeddings',
+      text_dim=embeddings.dim,
+      encoder=embeddings.encoder,
+      examples=examples,
+    )
+    encode, name = embeddings.lookup, embeddings.encoder
+  return lambda source: captioned.Captioned(source, encode, name), told
+
+
+def _cache_folder(c) -> str:
+  if not c.cache:
+    raise errors.ConfigError(
+      'config.text.cache is empty; make embeddings of the captions with '
+      '--mode=embed, and name their folder with --config.text.cache=FOLDER'
+    )
+  return c.cache
+
+
+def model(config, told: Conditions) -> unet.UNet:
   """The network.
 
   Args:
     config: the whole config.
-    classes: how many classes the source has; used with `config.model.labels`.
+    told: what it is told of a video, from `data` or from a checkpoint.
 
   Raises:
     ConfigError: if sizes do not fit together, or labels are asked for and the
-      source has none.
+      data have none.
   """
   c = config.model
-  if c.labels and not classes:
+  if c.labels and not told.classes:
     raise errors.ConfigError(
       'config.model.labels is True, but the data has no classes; set it to '
       'False or, for a folder of class folders, config.data.classes to True'
@@ -90,7 +229,10 @@ def model(config, classes: int = 0) -> unet.UNet:
     head_dim=c.head_dim,
     emb_dim=c.emb_dim,
     emb_layers=c.emb_layers,
-    num_classes=classes if c.labels else 0,
+    num_classes=len(told.classes),
+    vocabulary=len(told.words),
+    text_dim=told.text_dim,
+    num_strides=len(told.strides),
     groups=c.groups,
     dropout=c.dropout,
     resample=c.resample,
@@ -131,6 +273,8 @@ def objective(config) -> step.Objective:
     prediction=c.prediction,
     weight=c.weight,
     image_frames=config.data.images,
+    drop_label=config.train.drop.label,
+    drop_text=config.train.drop.text,
   )
 
 
@@ -147,3 +291,11 @@ def sampler(config) -> samplers.Step:
   """The sampler's step that `config.sample.sampler` names."""
   c = config.sample
   return config_lib.choose('config.sample.sampler', c.sampler, SAMPLERS)(c)
+
+
+def guidance_weight(config):
+  """w_r of reconstruction guidance: a number, or a function of the log-SNR."""
+  c = config.sample
+  if c.weight_schedule == 'pigdm':
+    return guidance.pigdm_weight(limit=c.guidance_weight)
+  return c.guidance_weight

@@ -21,6 +21,7 @@ def default() -> ml_collections.ConfigDict:
   c.name = 'vdm'
   c.seed = 0
   c.data = _data()
+  c.text = _text()
   c.model = _model()
   c.diffusion = _diffusion()
   c.optim = _optim()
@@ -35,14 +36,30 @@ def _data() -> ml_collections.ConfigDict:
   c.source = 'shapes'  # one of build.SOURCES
   c.path = ''  # the folder; for ucf101, the TFDS data folder
   c.videos = ''  # ucf101: the official layout, to prepare from
+  c.list = ''  # kinetics600: the official CSV list
   c.frames = 16
   c.size = 64  # height and width, pixels
   c.stride = 1  # every stride-th frame of the video (frameskip)
+  c.strides = ()  # draw each clip's stride; the model is told which
+  c.flip = False  # left-right at random
   c.images = 0  # independent images packed behind each video
+  c.image_path = ''  # their folder; '': frames of other videos
   c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
   c.short = 'skip'  # clips that are too short: skip, loop or error
   c.classes = False  # folder: sub-folders are classes
   c.workers = 2  # threads that decode ahead
+  return c
+
+
+def _text() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  # none; words: a learned table over the captions' own vocabulary;
+  # embeddings: of an encoder, made by --mode=embed
+  c.kind = 'none'
+  c.captions = ''  # a file or folder of captions; '': the data's own
+  c.encoder = ''  # the encoder's Hugging Face folder
+  c.cache = ''  # the folder of embeddings
+  c.max_length = 64  # tokens; ours
   return c
 
 
@@ -101,6 +118,9 @@ def _train() -> ml_collections.ConfigDict:
   c.sample_count = 16  # clips of the samples made while training
   c.sample_steps = 64
   c.tensorboard = False  # needs the extra `tensorboard`
+  c.drop = ml_collections.ConfigDict()  # how often a condition is left out
+  c.drop.label = 0.1
+  c.drop.text = 0.1
   return c
 
 
@@ -122,8 +142,39 @@ def _sample() -> ml_collections.ConfigDict:
   c.gamma = 0.1  # log-variance interpolation of `ancestral`
   c.delta = 0.1  # step size of `predictor_corrector`
   c.label = -1  # a class for every clip; −1: all classes in turn
+  c.prompt = ''  # a caption for every clip
+  c.prompts = ''  # a file of captions, one per line, in turn
+  c.guidance_scale = 1.0  # 1 + w of Ho22 eq. 6; 1: unguided
+  c.frames = 0  # 0: as many as the model makes at once
+  c.stride = 0  # their frame stride, where the model knows several; 0: its own
+  c.order = 'extension'  # of longer ones; or interpolation: key frames first
+  c.overlap = 8  # frames that a window knows of the one before
+  c.key_stride = 4  # interpolation: every such frame is a key frame
+  c.video = ''  # a video of your own to condition on
+  c.start = 0  # its first frame that is used
+  c.known = ''  # frames taken from it: 0:5, 0:16:4, 0,15 or -4:
+  c.factor = 1  # above 1: all of it is seen, at 1/factor of the resolution
+  # reconstruction, or as baselines replacement, replacement_marginal
+  c.conditioning = 'reconstruction'
+  c.guidance_weight = 9.0  # w_r of Ho22 eq. 7
+  c.weight_schedule = 'constant'  # of w_r; or pigdm, which grows with noise
   c.frame_rate = 8.0  # of the files written, frames a second
   c.arrays = False  # write raw .npy files too
+  return c
+
+
+def stage(**sample) -> ml_collections.ConfigDict:
+  """A stage of a cascade, for `config.cascade` (see `cascade.py`).
+
+  Args:
+    **sample: what differs from the cascade's own `sample` section.
+  """
+  c = ml_collections.ConfigDict()
+  c.workdir = ''  # of the run that trained it
+  c.frames = 16  # of the stage's videos, as long as you like
+  c.size = 64  # of its frames, as it was trained
+  c.stride = 1  # its frame stride, as it was trained
+  c.sample = ml_collections.ConfigDict(sample)
   return c
 
 
@@ -135,14 +186,22 @@ IDENTITY = (
   'data.frames',
   'data.size',
   'data.stride',
+  'data.strides',
+  'data.flip',
   'data.images',
+  'data.image_path',
+  'data.list',
   'data.resize',
   'data.short',
   'data.classes',
+  'text.kind',
+  'text.captions',
+  'text.max_length',
   'model',
   'diffusion',
   'optim',
   'train.batch_size',
+  'train.drop',
 )
 # These change how a model is computed, not what it is.
 NOT_IDENTITY = ('model.remat',)
@@ -172,6 +231,10 @@ POSITIVE = (
   'sample.steps',
   'sample.frame_rate',
   'sample.delta',
+  'sample.guidance_scale',
+  'sample.key_stride',
+  'sample.factor',
+  'text.max_length',
 )
 NOT_NEGATIVE = (
   'data.images',
@@ -182,12 +245,31 @@ NOT_NEGATIVE = (
   'train.sample_first',
   'mesh.cpu_devices',
   'sample.count',
+  'sample.frames',
+  'sample.stride',
+  'sample.overlap',
+  'sample.start',
+  'sample.guidance_weight',
 )
-FRACTION = ('model.dropout', 'optim.b1', 'optim.b2', 'optim.ema')
+FRACTION = (
+  'train.drop.label',
+  'train.drop.text',
+  'model.dropout',
+  'optim.b1',
+  'optim.b2',
+  'optim.ema',
+)
 ENUMERATIONS = {
   'data.resize': ('crop', 'squash'),
   'data.short': ('skip', 'loop', 'error'),
   'model.dtype': ('float32', 'bfloat16'),
+  'sample.order': ('extension', 'interpolation'),
+  'sample.conditioning': (
+    'reconstruction',
+    'replacement',
+    'replacement_marginal',
+  ),
+  'sample.weight_schedule': ('constant', 'pigdm'),
 }
 
 

@@ -14,6 +14,9 @@ from vdm_jax import errors
 MODES = {
   'train': 'vdm_jax.train',
   'sample': 'vdm_jax.sample',
+  'cascade': 'vdm_jax.cascade',
+  'embed': 'vdm_jax.embed',
+  'reproduce': 'vdm_jax.reproduce',
   'benchmark': 'vdm_jax.benchmark',
 }
 SAVED_CONFIG = pathlib.Path(__file__).with_name('saved_config.py')

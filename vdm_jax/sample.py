@@ -1,22 +1,39 @@
 """Samples a trained model: from a workdir to videos and a gallery page."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import build, checkpoint, errors, rng, runtime, sharding
+from vdm_jax import (
+  build,
+  checkpoint,
+  errors,
+  rng,
+  runtime,
+  sharding,
+)
 from vdm_jax import config as config_lib
+from vdm_jax import request as request_lib
 from vdm_jax import state as state_lib
-from vdm_jax import step as step_lib
+from vdm_jax.conditions import Conditions
 from vdm_jax.data import shapes
-from vdm_jax.diffusion import denoiser, samplers, schedules
+from vdm_jax.generate import Generator
+from vdm_jax.given import Given
 from vdm_jax.media import gallery
 from vdm_jax.progress import Progress
+from vdm_jax.request import Request
+from vdm_jax.store import FrameStore, MemoryStore
+
+# How samples are shown changes nothing of what they are.
+SHOWN = ('frame_rate', 'arrays', 'batch_size')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +41,35 @@ class Clips:
   """Videos and what each of them was made from.
 
   Attributes:
-    videos: uint8 `[n, t, h, w, 3]`.
+    videos: uint8 `[n, t, h, w, 3]`, perhaps on disk.
     items: per video its seed, index and conditions.
     labels: int32 `[n]`, or None without classes.
+    prompts: a caption per video; empty without text.
   """
 
   videos: UInt8[np.ndarray, 'n t h w 3']
   items: list[dict]
   labels: np.ndarray | None = None
+  prompts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A trained model, ready to be sampled.
+
+  Attributes:
+    config: the settings, those of its run but for `sample` and `mesh`.
+    params: the averaged parameters.
+    generate: draws batches.
+    conditions: what it was trained with.
+    step: of training.
+  """
+
+  config: Any
+  params: Any
+  generate: Generator
+  conditions: Conditions
+  step: int
 
 
 def run(config, workdir: pathlib.Path, devices=None):
@@ -46,32 +84,46 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-  if not config.sample.count:
-    raise errors.ConfigError('config.sample.count is 0; ask for 1 or more')
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-  trained = checkpoints.newest_meta()
-  refuse_other(trained, config)
-  classes = tuple(trained['classes'])
-  model = build.model(config, len(classes))
-  ema, meta = checkpoints.restore_ema(abstract_params(config, model, mesh))
-  runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
-  clips = Generator(config, model, mesh)(
-    ema, count=config.sample.count, steps=config.sample.steps, classes=classes
-  )
-  if jax.process_index():
-    return
-  step, seed = meta['step'], config.sample.seed
-  folder = write(
-    config,
-    workdir,
-    clips,
-    name=f'sample_step_{step}_seed_{seed}',
-    title=f'Samples of step {step}, seed {seed}',
-  )
-  scores = score(config, clips)
+  trained = trained_with(checkpoints, config)
+  wanted = request_lib.make(config, trained, mesh=mesh)
+  model = restore(config, checkpoints, trained, mesh)
+  name = f'sample_step_{model.step}_seed_{wanted.seed}_{digest(config)}'
+  with kept(workdir / 'samples' / f'.{name}', model, wanted) as store:
+    clips = draw(model, wanted, store)
+    if jax.process_index():
+      return
+    folder = write(
+      config,
+      workdir,
+      clips,
+      name=name,
+      title=f'Samples of step {model.step}, seed {wanted.seed}',
+    )
+    scores = score(config, clips)
   page = gallery.rebuild(workdir, title=config.name, facts=facts(config))
-  runtime.say(f'{len(clips.videos)} samples in {folder}: open {page}')
+  runtime.say(f'{len(clips.items)} samples in {folder}: open {page}')
   print_scores(scores)
+
+
+def trained_with(checkpoints, config) -> Conditions:
+  """What the model of a checkpoint was trained with.
+
+  Raises:
+    CheckpointError: there is none, or it is of another config.
+  """
+  meta = checkpoints.newest_meta()
+  refuse_other(meta, config)
+  return Conditions.from_json(meta['conditions'])
+
+
+def restore(config, checkpoints, trained: Conditions, mesh) -> Model:
+  """The averaged parameters of the newest checkpoint that can be read."""
+  model = build.model(config, trained)
+  params, meta = checkpoints.restore_ema(abstract_params(config, model, mesh))
+  runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
+  generate = Generator(config, model, mesh)
+  return Model(config, params, generate, trained, meta['step'])
 
 
 def refuse_other(trained: dict, config):
@@ -95,120 +147,146 @@ def abstract_params(config, model, mesh):
   return checkpoint.abstract_like(shapes, sharding.tree_shardings(mesh, shapes))
 
 
-class Generator:
-  """Draws videos; sample i is the same for any batch size and mesh.
+def digest(config) -> str:
+  """Six letters that tell one set of sampling options from another."""
+  options = {k: v for k, v in config.sample.to_dict().items() if k not in SHOWN}
+  text = json.dumps(options, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:6]
 
-  Three programs are compiled once each: the first latent, a run of steps, and
-  the last step. The host only counts, so that there is progress to report.
+
+@contextlib.contextmanager
+def kept(folder: pathlib.Path, model: Model, wanted: Request):
+  """A store on disk for as long as it is not finished."""
+  store = open_store(folder, model, wanted)
+  yield store
+  store.remove()
+
+
+def open_store(folder: pathlib.Path, model: Model, wanted: Request):
+  """A store on disk, which continues that of the same model and request.
+
+  Only the first process writes; the others keep nothing.
   """
+  shape = (len(wanted.items), wanted.frames, *model.generate.shape[1:])
+  if jax.process_index():
+    store = MemoryStore((0, *shape[1:]))
+    store.done = int(from_first(np.zeros((), int)))
+    return store
+  known = hashlib.sha256()
+  for array in (wanted.given.full, wanted.given.low, *wanted.told.values()):
+    if array is not None:
+      known.update(np.ascontiguousarray(array))
+  about = {
+    'step': model.step,
+    'config': json.loads(config_lib.to_json(model.config)),
+    'batch_size': model.generate.batch_size,
+    'known': known.hexdigest(),
+  }
+  store = FrameStore(folder, shape=shape, request=about)
+  from_first(np.asarray(store.done))
+  return store
 
-  def __init__(self, config, model, mesh):
-    self.config = config
-    self.model = model
-    self.objective = build.objective(config)
-    self.step = build.sampler(config)
-    self.place = sharding.batch_sharding(mesh)
-    # A batch fills every device; what is too much is thrown away.
-    self.batch_size = -(-config.sample.batch_size // mesh.size) * mesh.size
-    c = config.data
-    self.shape = (c.frames, c.size, c.size, 3)
-    self._start = jax.jit(self._first_latent, out_shardings=self.place)
-    self._advance = jax.jit(
-      self._steps, donate_argnums=1, out_shardings=self.place
-    )
-    self._finish = jax.jit(self._last_step, out_shardings=self.place)
 
-  def __call__(
-    self, params, *, count: int, steps: int, classes=(), quiet: bool = False
-  ) -> Clips:
-    """Samples 0 … count − 1 of the config's seed.
+def draw(model: Model, wanted: Request, store, *, quiet: bool = False) -> Clips:
+  """Samples what a request asks for, window by window, into a store.
 
-    Args:
-      params: the parameters to sample with, usually the averaged ones.
-      count: how many videos.
-      steps: of the sampler.
-      classes: names of the classes, for models with labels.
-      quiet: report no progress.
-    """
-    seed = self.config.sample.seed
-    indices = np.arange(count)
-    labels = self._labels(indices)
-    batches = -(-count // self.batch_size)
-    progress = Progress(
-      batches * steps,
-      name='sampling',
-      quiet=quiet or jax.process_index() > 0,
-    )
-    videos = []
-    for b in range(batches):
-      part = (b * self.batch_size + np.arange(self.batch_size)) % count
-      keys = rng.per_example(
-        rng.stream(seed, 'sample'), jnp.asarray(indices[part])
-      )
-      label = None if labels is None else labels[part]
-      done = b * steps
-      for step, video in self._batch(params, keys, label, steps):
-        progress.update(done + step)
-        if step == steps:
-          videos.append(_gather(video))
-    items = [{'seed': seed, 'index': int(i)} for i in indices]
-    if labels is not None:
-      for item, label in zip(items, labels, strict=True):
-        item['class'] = classes[label]
-    return Clips(np.concatenate(videos)[:count], items, labels)
+  What the store holds already is not made again.
 
-  def _batch(self, params, keys, label, steps: int):
-    """Yields (steps done, videos so far), about twenty times."""
-    if label is not None:
-      label = jax.device_put(label, self.place)
-    keys = jax.device_put(keys, self.place)
-    levels = jnp.asarray(schedules.logsnr_grid(steps, self.objective.schedule))
-    z = self._start(keys)
-    stride = max(1, steps // 20)
-    for begin in range(0, steps - 1, stride):
-      end = min(begin + stride, steps - 1)
-      z = self._advance(params, z, keys, levels, begin, end, label)
-      yield end, z.block_until_ready()
-    yield steps, self._finish(params, z, levels[-2], label)
+  Args:
+    model: the model.
+    wanted: the request.
+    store: where the frames go.
+    quiet: report no progress.
+  """
+  count, batch = len(wanted.items), model.generate.batch_size
+  order = [
+    (first, w)
+    for first in range(0, count, batch)
+    for w in range(len(wanted.windows))
+  ]
+  progress = Progress(
+    len(order) * wanted.steps,
+    start=store.done * wanted.steps,
+    name='sampling',
+    quiet=quiet or jax.process_index() > 0,
+  )
+  if store.done:
+    runtime.say(f'continuing after {store.done} of {len(order)} windows')
+  elif jax.process_index() == 0:
+    _write_given(wanted.given, store, count)
+  for unit in range(store.done, len(order)):
+    first, w = order[unit]
 
-  def _labels(self, indices):
-    classes, chosen = self.model.num_classes, self.config.sample.label
-    if chosen >= classes:
-      raise errors.ConfigError(
-        f'config.sample.label is {chosen}, but the model knows {classes} '
-        'classes; use −1, or a number below that'
-      )
-    if not classes:
-      return None
-    label = indices % classes if chosen < 0 else np.full_like(indices, chosen)
-    return label.astype(np.int32)
+    def tick(steps, unit=unit):
+      progress.update(unit * wanted.steps + steps)
 
-  def _denoise(self, params, label):
-    network = step_lib.bind(self.model.apply, params, label)
-    return denoiser.clipped(
-      denoiser.from_network(network, self.objective.prediction)
-    )
+    rows = (first + np.arange(batch)) % count
+    videos = _window(model, wanted, store, rows, w, tick)
+    if jax.process_index() == 0:
+      rows = rows[: count - first]
+      numbers = list(wanted.windows[w].frames)
+      new = list(wanted.windows[w].new)
+      store.write(rows, [numbers[i] for i in new], videos[: len(rows), new])
+      store.commit(unit + 1)
+  return Clips(store.videos, wanted.items, wanted.labels, wanted.prompts)
 
-  def _first_latent(self, keys):
-    return samplers.first_latent(
-      keys=keys, shape=self.shape, prior=self.objective.prior
-    )
 
-  def _steps(self, params, z, keys, levels, begin, end, label):
-    return samplers.advance(
-      self._denoise(params, label),
-      self.step,
-      z=z,
-      keys=keys,
-      logsnrs=levels,
-      prior=self.objective.prior,
-      begin=begin,
-      end=end,
-    )
+def _window(model: Model, wanted: Request, store, rows, w: int, tick):
+  """The videos of one window of one batch."""
+  window = wanted.windows[w]
+  numbers = list(window.frames)
+  made = [i for i in window.known if numbers[i] not in wanted.given.frames]
+  observation = wanted.given.observe(
+    numbers,
+    rows,
+    made=made,
+    videos=_read(store, rows, [numbers[i] for i in made]),
+  )
+  told = {k: v[rows] for k, v in wanted.told.items()}
+  if wanted.strides:
+    told['stride'] = np.full(len(rows), wanted.strides[w], np.int32)
+  return model.generate(
+    model.params,
+    keys=rng.per_example(
+      rng.stream(wanted.seed, 'sample', w), jnp.asarray(rows)
+    ),
+    told=told,
+    observation=observation,
+    steps=wanted.steps,
+    tick=tick,
+  )
 
-  def _last_step(self, params, z, logsnr, label):
-    level = jnp.broadcast_to(logsnr, z.shape[:1])
-    return step_lib.to_uint8(self._denoise(params, label)(z, level))
+
+def _write_given(given: Given, store, count: int):
+  """Puts the frames that are known completely in their place."""
+  for row in range(count if given.frames else 0):
+    known = given.full[row % len(given.full)]
+    store.write([row], given.frames, known[None])
+
+
+def _read(store, rows, numbers):
+  """Frames of the store, which the first process keeps, for all of them."""
+  if not numbers:
+    return None
+  if jax.process_index():
+    shape = (len(rows), len(numbers), *store.videos.shape[2:])
+    return from_first(np.zeros(shape, np.uint8))
+  return from_first(store.read(rows, numbers))
+
+
+def from_first(value: np.ndarray) -> np.ndarray:
+  """The first process's value, of the same shape in all of them."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def in_memory(model: Model, wanted: Request, *, quiet: bool = False) -> Clips:
+  """Samples what a request asks for, and keeps it in memory."""
+  shape = (len(wanted.items), wanted.frames, *model.generate.shape[1:])
+  return draw(model, wanted, MemoryStore(shape), quiet=quiet)
 
 
 def write(
@@ -218,6 +296,7 @@ def write(
   *,
   name: str,
   title: str | None = None,
+  note: str = '',
   step: int | None = None,
 ) -> pathlib.Path:
   """Writes a set of samples; the gallery is made by its caller.
@@ -228,13 +307,21 @@ def write(
     clips: the samples.
     name: of their folder below `samples`.
     title: their heading in the gallery; made from step or name if None.
+    note: a sentence below it.
     step: of training, for samples made while it goes on; else None.
   """
   c = config.sample
   steps = c.steps if step is None else config.train.sample_steps
   about = {'sampler': c.sampler, 'steps': steps, 'seed': c.seed}
-  if c.sampler == 'ancestral':
+  if c.sampler != 'ddim':
     about['gamma'] = c.gamma
+  if c.guidance_scale != 1:
+    w = c.guidance_scale - 1
+    about['guidance scale'] = f'{c.guidance_scale:g} (w = {w:g})'
+  if step is None and (c.video or c.frames > config.data.frames):
+    about['conditioning'] = c.conditioning
+    if c.conditioning == 'reconstruction':
+      about['w_r'] = f'{c.guidance_weight:g}, {c.weight_schedule}'
   return gallery.write_samples(
     workdir,
     name,
@@ -244,6 +331,7 @@ def write(
     about,
     step=step,
     title=title,
+    note=note,
     gifs=step is None,
     array=c.arrays,
   )
@@ -266,7 +354,10 @@ def score(config, clips: Clips) -> dict[str, float] | None:
   if config.data.source != 'shapes':
     return None
   return shapes.scores(
-    clips.videos, labels=clips.labels, stride=float(config.data.stride)
+    clips.videos,
+    labels=clips.labels,
+    captions=clips.prompts or None,
+    stride=float(config.data.stride),
   )
 
 
@@ -287,11 +378,3 @@ def print_scores(scores: dict[str, float] | None):
   for name, value in scores.items():
     text = f'{value:.2f}' if name == 'trajectory_error' else f'{value:.1%}'
     runtime.say(f'  {name:<17}{text:>7}  {meaning.get(name, "")}'.rstrip())
-
-
-def _gather(video) -> np.ndarray:
-  if jax.process_count() == 1:
-    return np.asarray(video)
-  from jax.experimental import multihost_utils
-
-  return np.asarray(multihost_utils.process_allgather(video, tiled=True))

@@ -24,7 +24,7 @@ BATCH = P(AXES)
 # it, later axes first among equals; an array without one is replicated.
 RULES = (
   (r'(^|/)(step|count)$', 'replicated'),
-  (r'/(kernel|embedding|bias|scale|rel_k|rel_v)$', 'largest'),
+  (r'/(kernel|embedding|bias|scale|query|rel_k|rel_v)$', 'largest'),
 )
 
 

@@ -30,9 +30,9 @@ class TrainState:
 def init_params(model, key, *, frames: int, size: int) -> PyTree:
   """Parameters of a network; they do not depend on frames or labels."""
   video = jnp.zeros((1, frames, size, size, 3))
-  conditions = {}
-  if model.num_classes:
-    conditions['label'] = jnp.zeros((1,), jnp.int32)
+  conditions = (
+    {'stride': jnp.zeros((1,), jnp.int32)} if model.num_strides else {}
+  )
   return model.init(key, video, jnp.zeros((1,)), **conditions)['params']
 
 

@@ -1,7 +1,7 @@
 """One training step: a pure function of state and batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from vdm_jax import rng
+from vdm_jax import conditions, rng
 from vdm_jax import state as state_lib
 from vdm_jax.diffusion import losses, schedules
 from vdm_jax.diffusion.noise import NoisePrior
@@ -32,6 +32,8 @@ class Objective:
     prediction: what the network predicts, one of `process.PREDICTIONS`.
     weight: one of `losses.WEIGHTS`.
     image_frames: how many of a clip's last frames are images of their own.
+    drop_label: how often a class is left out, for guidance.
+    drop_text: how often a text is left out.
   """
 
   schedule: Callable
@@ -39,6 +41,8 @@ class Objective:
   prediction: str
   weight: str
   image_frames: int = 0
+  drop_label: float = 0.0
+  drop_text: float = 0.0
 
 
 def make_train_step(
@@ -66,7 +70,7 @@ def make_train_step(
 
   Returns:
     The step. Its batch has `video` uint8 `[b, t, h, w, c]`, packed images
-    included, and `label` int32 `[b]` or `[b, t]` as the network needs. Its
+    included, and the `conditions` that the network needs. Its
     metrics are scalars `loss`, `grad_norm`, `finite`, with images `loss_video`
     and `loss_image`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
   """
@@ -80,6 +84,7 @@ def make_train_step(
       'index': jnp.arange(count),
     }
     noise = rng.stream(seed, 'noise', state.step)
+    drop = rng.stream(seed, 'drop', state.step)
     dropout = rng.stream(seed, 'dropout', state.step)
 
     def part_grads(i, part):
@@ -88,8 +93,9 @@ def make_train_step(
         apply,
         objective,
         part,
-        noise,
-        jax.random.fold_in(dropout, i),
+        noise=noise,
+        drop=drop,
+        dropout=jax.random.fold_in(dropout, i),
       )
 
     (loss, sums), grads = accumulated(part_grads, examples, accumulate)
@@ -110,7 +116,9 @@ def make_train_step(
   return train_step
 
 
-def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
+def part_loss(
+  params, apply, objective: Objective, part: Batch, *, noise, drop, dropout
+):
   """The mean loss of some examples, and what else there is to report of it.
 
   Args:
@@ -119,12 +127,19 @@ def part_loss(params, apply, objective: Objective, part: Batch, noise, dropout):
     objective: the loss.
     part: `video`, `logsnr`, `index` and conditions of the examples.
     noise: the key of this step's noise; an example's own comes by its index.
+    drop: the key by which conditions are left out, likewise.
     dropout: the key of this part's dropout.
   """
+  told = conditions.drop(
+    conditions.choose(part),
+    keys=rng.per_example(drop, part['index']),
+    label=objective.drop_label,
+    text=objective.drop_text,
+  )
   network = bind(
     apply,
     params,
-    part.get('label'),
+    told,
     image_frames=objective.image_frames,
     train=True,
     rngs={'dropout': dropout},
@@ -176,12 +191,13 @@ def accumulated(part_grads: Callable, examples: Batch, parts: int):
   return jax.tree.map(lambda a: a / parts, total)
 
 
-def bind(apply: Callable, params: PyTree, label=None, **options) -> Callable:
+def bind(
+  apply: Callable, params: PyTree, told: Mapping[str, Array], **options
+) -> Callable:
   """The network `(z, logsnr) -> raw` with everything else closed over."""
-  conditions = {} if label is None else {'label': label}
 
   def network(z, logsnr):
-    return apply({'params': params}, z, logsnr, **conditions, **options)
+    return apply({'params': params}, z, logsnr, **told, **options)
 
   return network
 

@@ -1,5 +1,6 @@
 """Trains a model: from a config and a workdir to checkpoints and a gallery."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -14,6 +15,7 @@ from vdm_jax import (
   checkpoint,
   errors,
   logs,
+  request,
   rng,
   runtime,
   sample,
@@ -23,6 +25,7 @@ from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
+from vdm_jax.generate import Generator
 from vdm_jax.media import gallery, writing
 from vdm_jax.progress import Progress, duration
 
@@ -47,31 +50,18 @@ def run(config, workdir: pathlib.Path, devices=None):
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
   refuse_other(workdir, config)
-  source = build.source(config)
+  source, told = build.data(config)
   runtime.say(describe(source))
-  model = build.model(config, len(source.classes))
-  tx = build.optimizer(config)
-  objective = build.objective(config)
+  model = build.model(config, told)
+  build.objective(config)
+  build.sampler(config)
+  if config.sample.count:
+    request.make(config, told)  # a mistake in it ends the run here
   claim(workdir, config)
-  trainer = Trainer(config, workdir, mesh, source, model)
-
-  init, abstract = make_init(config, model, tx, mesh)
-  runtime.say(
-    f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
-    f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
-    f'data {mesh.shape["data"]} × fsdp {mesh.shape["fsdp"]}'
-  )
-  step_fn = step_lib.make_train_step(
-    model.apply,
-    tx,
-    objective,
-    seed=config.seed,
-    ema_decay=config.optim.ema,
-    accumulate=c.accumulate,
-  )
+  trainer = Trainer(config, workdir, mesh, source, told, model)
   # Compiled before anything is restored, so that a model that does not fit
   # ends here.
-  compiled = compile_step(step_fn, abstract, trainer.shapes)
+  init, abstract, compiled = programs(config, model, mesh, trainer.shapes)
   state = trainer.restore(abstract)
   if state is None:
     state = init()
@@ -120,6 +110,33 @@ def describe(source, most: int = 20) -> str:
   if len(problems) > most:
     lines.append(f'  … and {len(problems) - most} more')
   return '\n'.join(lines)
+
+
+def programs(config, model, mesh, shapes):
+  """The programs of training: (init, the abstract state, the compiled step).
+
+  Args:
+    config: the whole config.
+    model: the network.
+    mesh: the devices.
+    shapes: of a batch, as of `batch_shapes`.
+  """
+  tx = build.optimizer(config)
+  init, abstract = make_init(config, model, tx, mesh)
+  runtime.say(
+    f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
+    f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
+    f'data {mesh.shape["data"]} × fsdp {mesh.shape["fsdp"]}'
+  )
+  step = step_lib.make_train_step(
+    model.apply,
+    tx,
+    build.objective(config),
+    seed=config.seed,
+    ema_decay=config.optim.ema,
+    accumulate=config.train.accumulate,
+  )
+  return init, abstract, compile_step(step, abstract, shapes)
 
 
 def make_init(config, model, tx, mesh):
@@ -174,17 +191,26 @@ def compile_step(step_fn, abstract, batch_shapes):
   return compiled
 
 
-def batch_shapes(config, model, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config, told, mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and shardings of a batch on the devices."""
   c, size = config.data, config.train.batch_size
+  slots, length = 1 + c.images, config.text.max_length
+  video = (c.frames + c.images, c.size, c.size, 3)
+  shapes = {'video': (video, np.uint8)}
+  if told.classes:
+    shapes['label'] = ((slots,) if c.images else (), np.int32)
+  if told.text == 'words':
+    shapes['text'] = ((slots, length), np.int32)
+  if told.text == 'embeddings':
+    shapes['text'] = ((slots, length, told.text_dim), np.float32)
+  if told.text != 'none':
+    shapes['text_mask'] = ((slots, length), np.bool_)
+  if told.strides:
+    shapes['stride'] = ((), np.int32)
   place = sharding.batch_sharding(mesh)
-  frames = c.frames + c.images
-  shapes = {'video': ((size, frames, c.size, c.size, 3), np.uint8)}
-  if model.num_classes:
-    shapes['label'] = ((size, frames) if c.images else (size,), np.int32)
   return {
-    k: jax.ShapeDtypeStruct(s, d, sharding=place)
-    for k, (s, d) in shapes.items()
+    k: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+    for k, (shape, dtype) in shapes.items()
   }
 
 
@@ -256,15 +282,14 @@ def band_names(edges) -> list[str]:
 class Trainer:
   """The loop of one run, and what it writes to the workdir."""
 
-  def __init__(self, config, workdir, mesh, source, model):
+  def __init__(self, config, workdir, mesh, source, told, model):
     self.config = config
     self.workdir = workdir
-    self.mesh = mesh
     self.source = source
-    self.model = model
+    self.told = told
     self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
-    self.shapes = batch_shapes(config, model, mesh)
-    self.generate = sample.Generator(config, model, mesh)
+    self.shapes = batch_shapes(config, told, mesh)
+    self.generate = Generator(config, model, mesh)
     self.signature = json.loads(
       json.dumps(
         pipeline.data_signature(
@@ -295,7 +320,7 @@ class Trainer:
       'config': json.loads(config_lib.to_json(self.config)),
       'data': self.signature,
       'prior': self.config.diffusion.prior,
-      'classes': list(self.source.classes),
+      'conditions': dataclasses.asdict(self.told),
     }
 
   def fit(self, compiled, state):
@@ -360,17 +385,23 @@ class Trainer:
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""
-    c = self.config
-    clips = self.generate(
-      state.ema_params,
-      count=c.train.sample_count,
-      steps=c.train.sample_steps,
-      classes=self.source.classes,
-      quiet=True,
+    c = self.config.train
+    wanted = request.plain(
+      self.config, self.told, count=c.sample_count, steps=c.sample_steps
     )
+    clips = self.draw(state, wanted, quiet=True)
     if jax.process_index() == 0:
-      sample.write(c, self.workdir, clips, name=f'step_{step:07d}', step=step)
+      sample.write(
+        self.config, self.workdir, clips, name=f'step_{step:07d}', step=step
+      )
       self.gallery()
+
+  def draw(self, state, wanted: request.Request, **options) -> sample.Clips:
+    """Samples of the averaged parameters."""
+    model = sample.Model(
+      self.config, state.ema_params, self.generate, self.told, int(state.step)
+    )
+    return sample.in_memory(model, wanted, **options)
 
   def gallery(self, scores=None):
     """Makes the page anew from what the workdir holds."""
@@ -387,12 +418,7 @@ class Trainer:
   def finish(self, state):
     """The final samples, their scores, and where to look."""
     c, begin = self.config, time.monotonic()
-    clips = self.generate(
-      state.ema_params,
-      count=c.sample.count,
-      steps=c.sample.steps,
-      classes=self.source.classes,
-    )
+    clips = self.draw(state, request.make(c, self.told))
     if jax.process_index():
       return
     sample.write(c, self.workdir, clips, name='final', title='Final samples')

@@ -7,6 +7,7 @@ frame rate are filled in. Pure index arithmetic; the conditions themselves are
 """
 
 import dataclasses
+from collections.abc import Collection
 
 from vdm_jax import errors
 
@@ -21,23 +22,69 @@ class Window:
     known: positions in the window, 0 … size − 1 and increasing, whose frames
       exist before it is sampled.
     new: positions whose frames it makes; what is neither is thrown away.
+    spacing: from one of its frames to the next, in frames of the video.
   """
 
   start: int
   size: int
   known: tuple[int, ...]
   new: tuple[int, ...]
+  spacing: int = 1
 
   @property
   def frames(self) -> range:
     """Its frames in the video."""
-    return range(self.start, self.start + self.size)
+    end = self.start + self.size * self.spacing
+    return range(self.start, end, self.spacing)
 
   def every(self, stride: int) -> tuple[int, ...]:
     """Positions of the video's frames 0, stride, 2 stride, …: key frames."""
     return tuple(
       i for i, frame in enumerate(self.frames) if frame % stride == 0
     )
+
+
+def plan(
+  frames: int,
+  window: int,
+  *,
+  order: str = 'extension',
+  overlap: int = 0,
+  key_stride: int = 1,
+  given: Collection[int] = (),
+) -> list[Window]:
+  """The windows that make a video, of which some frames may be given.
+
+  Args:
+    frames: of the video.
+    window: frames that the model makes at once.
+    order: 'extension' makes windows from the first to the last;
+      'interpolation' makes every key_stride-th frame so, and then fills in.
+    overlap: frames that a window of `extension` knows of the one before.
+    key_stride: the distance of the key frames.
+    given: frames of the video that are known beforehand: they are known to
+      every window that they lie in, and no window makes them.
+
+  Raises:
+    ConfigError: sizes that do not fit together.
+  """
+  if frames == window:
+    windows = extension(frames, window, 0)
+  elif order == 'extension':
+    windows = extension(frames, window, overlap)
+  else:
+    keys = (frames - 1) // key_stride + 1
+    if keys < window:
+      raise errors.ConfigError(
+        f'{frames} frames with a key frame every {key_stride} have {keys} of '
+        f'them, and the model makes {window} at once; ask for '
+        f'{key_stride * (window - 1) + 1} frames or more'
+      )
+    fill = interpolation(frames, window, key_stride)
+    sparse = extension(keys, window, overlap)
+    windows = [_spread(w, key_stride) for w in sparse] + fill
+  windows = [_know(w, frozenset(given)) for w in windows]
+  return [w for w in windows if w.new]
 
 
 def extension(frames: int, window: int, overlap: int) -> list[Window]:
@@ -94,6 +141,23 @@ def interpolation(frames: int, window: int, stride: int) -> list[Window]:
     kept=advance + 1,
   )
   return [w for w in plan if w.new]
+
+
+def _spread(window: Window, spacing: int) -> Window:
+  """The window of a video of key frames, in the whole video."""
+  return dataclasses.replace(
+    window, start=window.start * spacing, spacing=spacing
+  )
+
+
+def _know(window: Window, given: frozenset[int]) -> Window:
+  """The window when some frames of the video are given."""
+  there = {i for i, frame in enumerate(window.frames) if frame in given}
+  return dataclasses.replace(
+    window,
+    known=tuple(sorted(there | set(window.known))),
+    new=tuple(i for i in window.new if i not in there),
+  )
 
 
 def _check_sizes(frames: int, window: int) -> None:

@@ -101,6 +101,62 @@ def test_sub_folders_are_classes(tree, open_folder):
   assert ('outside.mp4', 'in no class folder') in source.problems
 
 
+def test_classes_from_a_list(tree, open_folder):
+  labels = {'run/a.mp4': 'zoo', 'outside.mp4': 'art', 'gone.mp4': 'far'}
+  source = open_folder(tree, labels=labels)
+  assert source.classes == ('art', 'far', 'zoo')
+  assert source.files == ['outside.mp4', 'run/a.mp4']
+  assert [int(clip(source, n)['label']) for n in source.files] == [0, 2]
+  assert ('jump/c.mov', 'not in the list') in source.problems
+  # What the list does not name is not even opened.
+  assert ('run/broken.mp4', 'not in the list') in source.problems
+  with pytest.raises(ConfigError, match='both'):
+    open_folder(tree, labels=labels, classes=True)
+  with pytest.raises(DataError, match=r'no videos of the list.*1 in the list'):
+    open_folder(tree, labels={'gone.mp4': 'far'})
+
+
+def test_captions(tree, open_folder):
+  captions = {
+    'run/a.mp4': ['a man runs', 'a race'],
+    'run/deep/b.MKV': ['a dog'],
+    'run/broken.mp4': ['a bird'],
+    'gone.mp4': ['a cat'],
+  }
+  source = open_folder(tree, captions=captions)
+  assert source.files == ['run/a.mp4', 'run/deep/b.MKV']
+  problems = dict(source.problems)
+  assert problems['jump/c.mov'] == 'no caption'
+  assert problems['gone.mp4'] == 'named by the captions, but not there'
+  assert problems['run/broken.mp4'] not in ('no caption', '')
+  plain = open_folder(tree)
+  seen = set()
+  for seed in range(20):
+    found = clip(source, 'run/a.mp4', seed)
+    np.testing.assert_array_equal(
+      found['video'], clip(plain, 'run/a.mp4', seed)['video']
+    )
+    assert found['caption'] == clip(source, 'run/a.mp4', seed)['caption']
+    seen.add(found['caption'])
+  assert seen == {'a man runs', 'a race'}
+  assert source.words == ('a', 'dog', 'man', 'race', 'runs')  # no bird, no cat
+  assert source.captions(2) == ['a man runs', 'a dog']
+  assert source.captions() == ['a dog', 'a man runs', 'a race']
+  assert not hasattr(plain, 'captions') and not hasattr(plain, 'words')
+  with pytest.raises(DataError, match=r'no usable video.*no caption'):
+    open_folder(tree, captions={})
+
+
+def test_captions_and_classes_together(tree, open_folder):
+  captions = {n: [n] for n in ('run/a.mp4', 'jump/c.mov', 'outside.mp4')}
+  source = open_folder(tree, captions=captions, classes=True)
+  assert source.classes == ('jump', 'run')
+  assert source.files == ['jump/c.mov', 'run/a.mp4']
+  problems = dict(source.problems)
+  assert problems['outside.mp4'] == 'in no class folder'
+  assert problems['run/deep/b.MKV'] == 'no caption'
+
+
 @pytest.mark.parametrize('stride', [1, 3])
 def test_a_clip_starts_anywhere_and_keeps_its_stride(tree, open_folder, stride):
   source = open_folder(tree, stride=stride)
@@ -195,6 +251,19 @@ def test_the_signature_is_that_of_the_clips(tree, tmp_path, open_folder):
     assert open_folder(tree, **change).signature() != signature
   write(tree / 'run/a.mp4', 29)
   assert open_folder(tree).signature() != signature
+
+
+def test_captions_and_classes_are_part_of_the_signature(tree, open_folder):
+  one, two = {'run/a.mp4': ['a', 'b']}, {'run/a.mp4': ['a', 'c']}
+  changes = [{}, {'captions': one}, {'captions': two}]
+  for pair in (('x', 'y'), ('y', 'x'), ('x', 'x')):
+    names = ('run/a.mp4', 'outside.mp4')
+    changes.append({'labels': dict(zip(names, pair, strict=True))})
+  signatures = [open_folder(tree, **c).signature() for c in changes]
+  assert len({json.dumps(s) for s in signatures}) == len(changes)
+  # Captions of what is not there change nothing.
+  more = open_folder(tree, captions=one | {'gone.mp4': ['d']}).signature()
+  assert more == signatures[1]
 
 
 def test_folders_that_cannot_be_used(tmp_path, open_folder):

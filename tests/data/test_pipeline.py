@@ -194,6 +194,65 @@ def test_what_is_not_a_clip_is_refused(video):
     take(Wrong(3), 1, batch_size=1)
 
 
+MASK = np.zeros((2, 5), bool)
+MASK[:, :3] = True
+TEXT = {'text': MASK.astype(np.int32), 'text_mask': MASK}
+
+
+class Extended(Numbers):
+  """Numbers with fields of the test's choice."""
+
+  def __init__(self, length, fields):
+    super().__init__(length)
+    self.fields = fields
+
+  def clip(self, index, rng):
+    return super().clip(index, rng) | self.fields
+
+
+def test_batches_hold_all_arrays_and_nothing_else():
+  fields = {
+    'label': np.array([1, -1], np.int32),
+    'stride': np.int32(3),
+    'caption': 'not an array',
+    **TEXT,
+  }
+  (batch,) = take(Extended(4, fields), 1, batch_size=3)
+  names = {'video', 'label', 'text', 'text_mask', 'stride', 'index'}
+  assert set(batch) == names
+  for name in names - {'video', 'index'}:
+    one = np.asarray(fields[name])
+    assert batch[name].dtype == one.dtype
+    np.testing.assert_array_equal(batch[name], np.stack([one] * 3))
+  float_text = {'text': np.ones((2, 5, 3), np.float32)}
+  (batch,) = take(Extended(4, fields | float_text), 1, batch_size=3)
+  assert batch['text'].shape == (3, 2, 5, 3)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'match'),
+  [
+    ({'label': np.float32(1)}, 'label'),
+    ({'label': np.zeros((1, 1), np.int32)}, 'label'),
+    ({'stride': np.zeros(1, np.int32)}, 'stride'),
+    ({'stride': np.float32(1)}, 'stride'),
+    ({'text': TEXT['text']}, 'mask'),
+    ({'text_mask': MASK}, 'mask'),
+    (TEXT, 'slots'),  # two texts, one label
+    (TEXT | {'label': np.zeros(3, np.int32)}, 'slots'),
+    (TEXT | {'text_mask': MASK[:, :4]}, 'text'),
+    (TEXT | {'text_mask': MASK.astype(int)}, 'text'),
+    (TEXT | {'text': np.ones((2, 5), np.float32)}, 'text'),
+    (TEXT | {'text': np.ones((2, 5, 3), np.float64)}, 'text'),
+  ],
+)
+def test_conditions_that_do_not_fit_are_refused(fields, match):
+  fields = {'label': np.zeros(2 if match == 'text' else (), np.int32)} | fields
+  with pytest.raises(DataError, match=f'{match}.*for n') as caught:
+    take(Extended(3, fields), 1, batch_size=1)
+  assert '\n' not in str(caught.value)
+
+
 @pytest.mark.parametrize(
   'options',
   [

@@ -162,6 +162,17 @@ def test_words_say_what_moves():
     assert abs(step[axis]) > abs(step[1 - axis])
 
 
+def test_all_words_and_captions_are_known_beforehand():
+  source = shapes.Shapes(frames=2, size=8, length=3000)
+  captions = source.captions(3000)
+  assert captions[7] == source.clip(7)['caption']
+  assert source.captions(3) == captions[:3]
+  assert sorted(set(captions)) == source.captions()
+  assert source.words == tuple(sorted({*' '.join(captions).split()}))
+  small = shapes.Shapes(frames=2, size=8, length=2)
+  assert small.captions(5) == (3 * small.captions(2))[:5]
+
+
 def test_every_class_and_direction_is_as_frequent():
   source = shapes.Shapes(frames=1, size=8)
   states = [source.state(index) for index in range(2100)]

@@ -20,7 +20,8 @@ from vdm_jax.diffusion.process import over_video
 
 SHAPE = (4, 4, 2, 1)
 SIGMAS = np.array([0.01, 0.02, 0.1, 0.3, 0.6, 0.9])
-KINDS = ('frames', 'low_res', 'key_frames', 'union')
+FRAMES = {'first': (0, 1), 'last': (2, 3), 'every_2nd': (0, 2)}
+KINDS = (*FRAMES, 'low_res', 'key_frames', 'union', 'frame+low_res')
 
 
 def keys(n, seed=0):
@@ -36,13 +37,17 @@ def observe(kind, x):
   b, t, h, w, c = x.shape
   low = x.reshape(b, t, h // 2, 2, w // 2, 2, c).mean((3, 5))
   ends = observation.downsampled(2, low[:, np.array([0, 3])], indices=(0, 3))
-  if kind == 'frames':
-    return observation.frames((0, 2), x[:, np.array([0, 2])])
-  if kind == 'low_res':
-    return observation.downsampled(2, low)
-  if kind == 'key_frames':
-    return ends
-  return observation.union(observation.frames([1], x[:, 1:2]), ends)
+  if kind in FRAMES:
+    return observation.frames(FRAMES[kind], x[:, np.array(FRAMES[kind])])
+  one = observation.frames([1], x[:, 1:2])
+  return {
+    'low_res': lambda: observation.downsampled(2, low),
+    'key_frames': lambda: ends,
+    'union': lambda: observation.union(one, ends),
+    'frame+low_res': lambda: observation.union(
+      one, observation.downsampled(2, low)
+    ),
+  }[kind]()
 
 
 def problem(prior, batch=8):
@@ -96,10 +101,10 @@ def table():
   yield
   head = ''.join(f'{sigma:8g}' for sigma in SIGMAS)
   print('\nerror of the guidance term, relative to its size; 1 is no guidance')
-  print(f'{"observation":12}{"noise":7}{"w_r":13}σ ={head[3:]}')
+  print(f'{"observation":15}{"noise":7}{"w_r":13}σ ={head[3:]}')
   for kind, noise, weight, error in TABLE:
     row = ''.join(f'{e:8.4f}' for e in error)
-    print(f'{kind:12}{noise:7}{weight:13}{row}')
+    print(f'{kind:15}{noise:7}{weight:13}{row}')
   print('mean of a last frame, sampled with a corrector; 0.648 is right')
   print(', '.join(f'{name}: {mean:.3f}' for name, mean in SAMPLED.items()))
 
@@ -110,14 +115,18 @@ def test_guidance_tends_to_the_exact_conditional_mean(
   x64, ar1, kind, correlated
 ):
   prior, name = (ar1, 'ar1') if correlated else (NoisePrior(), 'white')
-  variants = {'1': (prior, 1.0), 'ΠGDM': (prior, guidance.pigdm_weight(0.5))}
+  variants = {
+    '1': (prior, 1.0),
+    '2': (prior, 2.0),
+    'ΠGDM': (prior, guidance.pigdm_weight(0.5)),
+  }
   if correlated:
     variants['1, Σ dropped'] = NoisePrior(), 1.0
   measured = dict(
     zip(variants, errors(kind, prior, variants.values()), strict=True)
   )
   TABLE.extend((kind, name, *item) for item in measured.items())
-  error, better = measured['1'], measured['ΠGDM']
+  error, twice, better = (measured[k] for k in ('1', '2', 'ΠGDM'))
   # Cov(x|z) = (σ²/α²) Σ + O(σ⁴): second order in σ.
   for e in (error, better):
     assert abs(np.log2(e[1] / e[0]) - 2) < 0.05, e
@@ -125,6 +134,9 @@ def test_guidance_tends_to_the_exact_conditional_mean(
   # Too little guidance far from the data, but never the wrong way.
   assert np.all(np.diff(error) > 0) and error[-1] < 1, error
   assert np.all((better < error)[:4])
+  # Negative control: a larger constant is wrong near the data, by w_r − 1, and
+  # helps far from it.
+  assert abs(twice[0] - 1) < 0.01 and np.all((twice < error)[4:]), twice
   if correlated:
     # Negative control: without Σ an error stays. Not where every frame is seen
     # alike, since Σ (HΣHᵀ)⁻¹ then does not depend on Σ.
@@ -132,7 +144,7 @@ def test_guidance_tends_to_the_exact_conditional_mean(
     assert wrong < 0.002 if kind == 'low_res' else wrong > 0.5
 
 
-@pytest.mark.parametrize('kind', ['low_res', 'frames'])
+@pytest.mark.parametrize('kind', ['low_res', 'every_2nd'])
 def test_pigdm_weight_is_exact_for_white_data(x64, kind):
   std = 0.5
   white = GaussianVideo(SHAPE, np.full(32, 0.1), std**2 * np.eye(32))
@@ -218,7 +230,7 @@ def test_equation_7_as_printed(x64):
 
   x_b = curved(z, logsnr)[:, b] - 9.0 * alpha / 2 * jax.grad(loss)(z[:, b])
   got = guidance.reconstruction(
-    curved, observe('frames', x), prior=NoisePrior(), weight=9.0
+    curved, observe('every_2nd', x), prior=NoisePrior(), weight=9.0
   )(z, logsnr)
   np.testing.assert_allclose(got[:, b], x_b, rtol=1e-12)
   np.testing.assert_array_equal(got[:, a], x[:, a])
@@ -255,7 +267,7 @@ def test_clipping_comes_last():
 def test_the_conditional_model_alone_can_be_differentiated(x64):
   x, z, logsnr, alpha = curved_problem()
   null, scale, w_r = affine(0.5, -0.2), 3.0, 2.0
-  seen, prior = observe('frames', x), NoisePrior()
+  seen, prior = observe('every_2nd', x), NoisePrior()
   inner = guidance.reconstruction(curved, seen, prior=prior, weight=w_r / scale)
   got = replacement.conditional(
     guidance.classifier_free(inner, null, scale), seen

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.diffusion import observation, process, replacement, samplers
+from tests.diffusion.gaussian_video import smooth_video
+from vdm_jax.diffusion import (
+  denoiser,
+  guidance,
+  observation,
+  process,
+  replacement,
+  samplers,
+  schedules,
+)
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
@@ -13,6 +22,23 @@ SHAPE = (4, 16, 16, 2)
 KNOWN = (0, 2)
 LEVELS = {'logsnr_t': jnp.full(32, -1.0), 'logsnr_s': jnp.full(32, 0.5)}
 RETAINED = np.exp(-0.75)  # e^{(λt − λs)/2}: correlation of ε_s with ε_t
+WIDER = (1 + np.exp(0.5)) / (1 + np.exp(-1.0))  # σ_t²/σ_s²
+# A sampler, and its c and f of Cov(ε_t, ε_s) = c Σ and Cov(ε_s) = f Σ, where
+# x̂ = x: γ = 1 has the noise of σ_{t|s}, and the corrector's drift is −δ/2 ε̂.
+STEPS = {
+  'γ = 0': (samplers.ancestral(0.0), RETAINED, 1.0),
+  'γ = 1': (
+    samplers.ancestral(1.0),
+    RETAINED,
+    RETAINED**2 + (1 - RETAINED**2) * WIDER,
+  ),
+  'ddim': (samplers.ddim(), 1.0, 1.0),
+  'corrector': (
+    samplers.predictor_corrector(samplers.ancestral(0.0), delta=1.0),
+    RETAINED / 2,
+    1 / 4 + 1,
+  ),
+}
 
 
 def keys(n, seed=0):
@@ -47,7 +73,7 @@ def naive(step, x):
   return replaced
 
 
-def noise_of(form, prior):
+def noise_of(form, prior, sampler='γ = 0'):
   """Covariance of (ε_t, ε_s) over frames, 8 × 8, of one step, x̂^b = x^b."""
   x = clean()
 
@@ -55,7 +81,7 @@ def noise_of(form, prior):
     # The known frames are left to the replacement.
     return x.at[:, np.array(KNOWN)].set(0.0)
 
-  step = samplers.ancestral(0.0)
+  step, _, _ = STEPS[sampler]
   if form == 'conditional':
     denoise = replacement.conditional(denoise, seen(x))
   elif form == 'marginal':
@@ -82,16 +108,21 @@ def noise_of(form, prior):
 ATOL = 5 * np.sqrt(2 / (32 * 16 * 16 * 2))
 
 
-def exact_covariance(form, prior):
+def exact_covariance(form, prior, sampler='γ = 0'):
   """The law that noise at both levels should have, by frames."""
+  _, c, f = STEPS[sampler]
   sigma = prior.covariance(4)
-  cross = RETAINED * sigma  # Cov(ε_t, ε_s) of q(z_s|z_t, x)
+  cross, after = c * sigma, f * sigma
   if form != 'conditional':
     # ε_s^a knows ε_t through ε_s^b alone.
     a, b = np.ix_(KNOWN, (1, 3)), np.ix_((1, 3), (1, 3))
     gain = sigma[a] @ np.linalg.inv(sigma[b])
     cross[:, KNOWN] = cross[:, (1, 3)] @ gain.T
-  return np.block([[sigma, cross], [cross.T, sigma]])
+    # What ε_s^b has too much of, ε_s^a has as far as it follows.
+    after[np.ix_(KNOWN, KNOWN)] = (
+      sigma[np.ix_(KNOWN, KNOWN)] + (f - 1) * gain @ sigma[b] @ gain.T
+    )
+  return np.block([[sigma, cross], [cross.T, after]])
 
 
 @pytest.mark.parametrize('form', ['conditional', 'marginal'])
@@ -103,6 +134,76 @@ def test_replaced_noise_has_its_exact_law(ar1, form, correlated):
   # Negative control: the two forms have different laws.
   other = {'conditional': 'marginal', 'marginal': 'conditional'}[form]
   assert np.abs(got - exact_covariance(other, prior)).max() > 2 * ATOL
+
+
+@pytest.mark.parametrize('form', ['conditional', 'marginal'])
+@pytest.mark.parametrize('sampler', ['γ = 1', 'ddim', 'corrector'])
+def test_every_sampler_keeps_known_and_other_frames_correlated(
+  ar1, form, sampler
+):
+  got = noise_of(form, ar1, sampler)
+  exact = exact_covariance(form, ar1, sampler)
+  np.testing.assert_allclose(got, exact, atol=ATOL * exact.max())
+  # Negative control: known frames that ignore the others.
+  torn = exact.copy()
+  torn[4 + np.array([[0], [2]]), 4 + np.array([1, 3])] = 0.0
+  assert np.abs(got - torn).max() > 5 * ATOL * exact.max()
+
+
+# How known frames reach the sampler: around the denoiser, and the step.
+FORMS = {
+  'conditional': lambda plain, step, seen, prior: (
+    replacement.conditional(plain, seen),
+    step,
+  ),
+  'marginal': lambda plain, step, seen, prior: (
+    replacement.conditional(plain, seen),
+    replacement.marginal(step, seen),
+  ),
+  'reconstruction': lambda plain, step, seen, prior: (
+    denoiser.clipped(guidance.reconstruction(plain, seen, prior=prior)),
+    step,
+  ),
+  'reconstruction, of classifier-free': lambda plain, step, seen, prior: (
+    guidance.reconstruction(
+      guidance.classifier_free(plain, lambda z, logsnr: 0.1 * z, 2.0),
+      seen,
+      prior=prior,
+      weight=guidance.pigdm_weight(0.5, limit=5.0),
+    ),
+    step,
+  ),
+}
+
+
+@pytest.mark.parametrize('sampler', STEPS)
+def test_every_form_works_with_every_sampler(ar1, sampler):
+  shape, (step, _, _) = (4, 2, 2, 1), STEPS[sampler]
+  x = clean(4, shape)
+  plain = smooth_video(shape).denoiser(ar1)
+  levels = schedules.logsnr_grid(4, schedules.CosineSchedule())
+  ways = {'none': (plain, step)}
+  for name, form in FORMS.items():
+    ways[name] = form(plain, step, seen(x), ar1)
+
+  @jax.jit
+  def go(keys):
+    return {
+      name: samplers.sample(
+        *way, keys=keys, shape=shape, logsnrs=levels, prior=ar1
+      )
+      for name, way in ways.items()
+    }
+
+  videos = go(keys(4))
+  free = videos.pop('none')
+  for name, video in videos.items():
+    np.testing.assert_array_equal(video[:, KNOWN], x[:, KNOWN], err_msg=name)
+    # The other frames are the sampler's, but not as if nothing were known.
+    assert np.abs(video - x)[:, [1, 3]].min() > 0, name
+    assert np.abs(video - free)[:, [1, 3]].max() > 0.01, name
+  # Negative control: without a form nothing is known.
+  assert np.abs(free - x)[:, KNOWN].max() > 0.1
 
 
 def seam(covariance):

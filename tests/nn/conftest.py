@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 
-def _randomize(module, *args):
+def _randomize(module, *args, **kwargs):
   """Parameters of order 1/√fan_in, whatever the initialisers say.
 
   Drawn on the host: compiling `init` costs more than the tests.
@@ -20,7 +20,7 @@ def _randomize(module, *args):
       return 0.1 * noise
     return noise / np.float32(leaf.size / leaf.shape[-1]) ** 0.5
 
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *args, **kwargs)
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 

@@ -31,7 +31,7 @@ def video(seed=0, frames=FRAMES, batch=2, side=SIDE):
 
 
 LOGSNR = jnp.array([[0.5] * FRAMES, [-1.0] * FRAMES])
-LABEL = jnp.array([[2] * FRAMES, [-1] * FRAMES])
+LABEL = jnp.array([2, -1])
 
 
 # Compiling takes longer than running: leave out what makes code fast.
@@ -99,7 +99,8 @@ def test_output_is_float32_zero_at_initialisation():
 
 
 def test_parameters_are_float32_under_bf16():
-  init = unet(dtype=jnp.bfloat16).init
+  net = unet(dtype=jnp.bfloat16, text_dim=6, num_strides=2)
+  init = functools.partial(net.init, stride=jnp.zeros(2, int))
   shapes = jax.eval_shape(init, jax.random.key(0), video(), LOGSNR)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.float32.dtype}
 
@@ -126,13 +127,16 @@ def test_images_permute(params):
   net = forward(3)
   z, order = video(), np.array([0, 1, 4, 2, 3])
   logsnr = jnp.array([[0.5, 0.5, 1.0, -1.0, 3.0], [-2.0, -2.0, 0.0, 1.0, 2.0]])
-  label = jnp.array([[0, 0, 1, 2, -1], [1, 1, 2, 0, 0]])
+  label, slots = (
+    jnp.array([[0, 1, 2, -1], [1, 2, 0, 0]]),
+    np.array([0, 3, 1, 2]),
+  )
   y = net(params, z, logsnr, label)
-  moved = net(params, z[:, order], logsnr[:, order], label[:, order])
+  moved = net(params, z[:, order], logsnr[:, order], label[:, slots])
   np.testing.assert_allclose(moved, y[:, order], atol=1e-5)
   # Negative control: frames of a video do not permute.
-  y = forward()(params, z, logsnr, label)
-  moved = forward()(params, z[:, order], logsnr[:, order], label[:, order])
+  y = forward()(params, z, logsnr)
+  moved = forward()(params, z[:, order], logsnr[:, order])
   assert np.abs(moved - y[:, order]).max() > 0.01
 
 
@@ -143,7 +147,7 @@ def test_packed_images_are_videos_of_one_frame(params):
     params,
     z.reshape(-1, 1, SIDE, SIDE, 3),
     LOGSNR.reshape(-1, 1),
-    LABEL.reshape(-1, 1),
+    jnp.repeat(LABEL, FRAMES),
   )
   np.testing.assert_allclose(packed, single.reshape(z.shape), atol=1e-4)
 
@@ -151,7 +155,7 @@ def test_packed_images_are_videos_of_one_frame(params):
 def test_packed_video_is_the_video_alone(params):
   z = video()
   packed = forward(2)(params, z)
-  alone = forward()(params, z[:, :3], LOGSNR[:, :3], LABEL[:, :3])
+  alone = forward()(params, z[:, :3], LOGSNR[:, :3])
   np.testing.assert_allclose(packed[:, :3], alone, atol=1e-4)
 
 
@@ -187,21 +191,17 @@ def test_no_gradient_of_the_image_loss_reaches_the_video(params):
   assert np.abs(grads[:, 3:]).max() > 0
 
 
-def test_conditions_act_frame_by_frame(params):
+def test_log_snr_acts_frame_by_frame(params):
   """On images, so that attention does not spread the change."""
-  net = forward(FRAMES)
-  z = video()
-  y = net(params, z)
-  hit = np.arange(FRAMES) == 1
+  net, z = forward(FRAMES), video()
   changed = net(params, z, LOGSNR.at[:, 1].add(1.0))
-  np.testing.assert_array_equal(differs(y, changed), hit)
-  changed = net(params, z, LOGSNR, LABEL.at[:, 1].set(0))
-  np.testing.assert_array_equal(differs(y, changed), hit)
+  hit = differs(net(params, z), changed)
+  np.testing.assert_array_equal(hit, np.arange(FRAMES) == 1)
 
 
 def test_one_condition_for_all_frames_is_that_of_each(params):
   y = forward()(params, video())
-  z = forward()(params, video(), LOGSNR[:, 0], LABEL[:, 0])
+  z = forward()(params, video(), LOGSNR[:, 0], LABEL[:, None])
   np.testing.assert_allclose(y, z, atol=1e-4)
 
 
@@ -216,6 +216,152 @@ def test_null_label_is_a_network_without_labels(params):
   np.testing.assert_allclose(none, y, atol=1e-4)
   other = forward()(params, video(), LOGSNR, jnp.zeros_like(LABEL))
   assert np.abs(other - y).max() > 0.01
+
+
+# Words or token embeddings: a video of three frames and two images, each with
+# conditions of its own.
+KINDS = {'words': {'vocabulary': 5}, 'tokens': {'text_dim': 6}}
+TOLD = {'multipliers': (1,), 'attention_resolutions': (), 'num_strides': 2}
+LENGTHS = np.array([[4, 2, 3], [1, 4, 2]])
+MASK = jnp.array(np.arange(4) < LENGTHS[..., None])
+TEXT = {
+  'words': jax.random.randint(jax.random.key(5), MASK.shape, 1, 6),
+  'tokens': jax.random.normal(jax.random.key(6), (*MASK.shape, 6)),
+}
+SLOTS = ('label', 'text', 'text_mask')
+NULL = {'label': jnp.full((2, 3), -1), 'text_mask': jnp.zeros_like(MASK)}
+
+
+class Told:
+  """A network of one level with all the conditions."""
+
+  def __init__(self, kind, randomize):
+    self.net = unet(**TOLD, **KINDS[kind])
+    self.stride = jnp.array([0, 1])
+    self.params = randomize(self.net, video(), LOGSNR, stride=self.stride)
+    self.slots = {
+      'label': jnp.array([[0, 1, 2], [2, -1, 0]]),
+      'text': TEXT[kind],
+      'text_mask': MASK,
+    }
+    self.programs = {}
+
+  def __call__(self, z=None, logsnr=LOGSNR, image_frames=2, **changed):
+    """The output under the slots, but for those that are changed."""
+    if image_frames not in self.programs:
+      apply = functools.partial(self.net.apply, image_frames=image_frames)
+      self.programs[image_frames] = jit(apply)
+    conditions = {'stride': self.stride} | self.slots | changed
+    z = video() if z is None else z
+    return self.programs[image_frames](self.params, z, logsnr, **conditions)
+
+  def some(self, index):
+    """Some of the slots."""
+    return {name: value[:, index] for name, value in self.slots.items()}
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def told(request, randomize):
+  return Told(request.param, randomize)
+
+
+def test_empty_text_is_no_text_to_the_bit(told):
+  none = told(text=None, text_mask=None)
+  np.testing.assert_array_equal(told(text_mask=NULL['text_mask']), none)
+  assert np.abs(told() - none).max((0, 2, 3, 4)).min() > 0.01
+
+
+def test_empty_text_is_a_network_without_text(told):
+  untold = {k: v for k, v in told.params['params'].items() if k != 'text'}
+  net = jit(functools.partial(unet(**TOLD).apply, image_frames=2))
+  given = {'label': told.slots['label'], 'stride': told.stride}
+  y = net({'params': untold}, video(), LOGSNR, **given)
+  np.testing.assert_allclose(told(text_mask=NULL['text_mask']), y, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', SLOTS)
+def test_conditions_of_a_slot_touch_no_other(told, name):
+  y, value = told(), told.slots[name]
+  for slot, frames in enumerate([(0, 1, 2), (3,), (4,)]):
+    changed = value.at[:, slot].set(value[::-1, slot])
+    hit = differs(y, told(**{name: changed}))
+    np.testing.assert_array_equal(hit, np.isin(np.arange(FRAMES), frames))
+
+
+def test_one_slot_and_the_stride_touch_all_frames(told):
+  """Negative control of the test above."""
+  one = told.some(slice(1))
+  other = one | {'text': one['text'][::-1]}
+  assert differs(told(**one), told(**other)).all()
+  assert differs(told(), told(stride=told.stride[::-1])).all()
+
+
+def test_one_slot_is_the_same_in_each(told):
+  each = told.some(np.zeros(3, int))
+  np.testing.assert_allclose(
+    told(**told.some(slice(1))), told(**each), atol=1e-5
+  )
+
+
+def test_slots_are_videos_of_their_own(told):
+  """The video alone, and each image as a video of one frame."""
+  z, y = video(), told()
+  alone = told(z[:, :3], LOGSNR[:, :3], 0, **told.some(slice(1)))
+  np.testing.assert_allclose(y[:, :3], alone, atol=1e-4)
+  for image in (1, 2):
+    frame = slice(2 + image, 3 + image)
+    slot = told.some(slice(image, image + 1))
+    alone = told(z[:, frame], LOGSNR[:, frame], 0, **slot)
+    np.testing.assert_allclose(y[:, frame], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize('stride', [2, -1])
+def test_stride_out_of_range_is_nan(told, stride):
+  y = told(stride=jnp.array([1, stride]))
+  assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
+
+
+def test_dropped_conditions_still_train_the_rest(told):
+  """What guidance asks of training: the null condition gets gradients."""
+
+  @jit
+  def gradient(params, **conditions):
+    def loss(params):
+      y = told.net.apply(params, video(), LOGSNR, image_frames=2, **conditions)
+      return (y**2).mean()
+
+    return jax.grad(loss)(params)
+
+  def trained(**changed):
+    conditions = {'stride': told.stride} | told.slots | changed
+    grads = gradient(told.params, **conditions)['params']
+    sizes = {
+      name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
+      for name, tree in grads.items()
+    }
+    assert np.isfinite(list(sizes.values())).all()
+    return {name for name, size in sizes.items() if size > 0}
+
+  everything = set(told.params['params'])
+  assert {'text', 'label', 'stride', 'emb'} < everything
+  assert trained() == everything
+  assert trained(**NULL) == everything - {'text', 'label'}
+
+
+def test_conditions_add_parameters_and_change_none():
+  def shapes(**kwargs):
+    stride = jnp.zeros(2, int) if 'num_strides' in kwargs else None
+    init = functools.partial(unet(**kwargs).init, stride=stride)
+    return jax.eval_shape(init, jax.random.key(0), video(), LOGSNR)['params']
+
+  plain = shapes()
+  for kind in KINDS.values():
+    told = shapes(num_strides=2, **kind)
+    parts = {'norm', 'key', 'value', 'query', 'out'}
+    words = {'embedding'} if 'vocabulary' in kind else set()
+    assert set(told.pop('text')) == parts | words
+    assert told.pop('stride')['embedding'].shape == (2, 16)
+    assert told == plain
 
 
 @pytest.fixture(scope='module')
@@ -304,6 +450,15 @@ def test_sizes_of_ho22(millions, channels, multipliers, blocks, emb_layers):
   assert size == pytest.approx(millions, rel=5e-3)
 
 
+def test_text_adds_its_pooling():
+  """LayerNorm, keys, values, a query of 16 × 64, and the way out."""
+  small = {'channels': 128, 'multipliers': (1, 2, 4, 8), 'blocks': 1}
+  without = count((16, 64, 64), **small)
+  size = count((16, 64, 64), text_dim=768, **small)
+  pooling = 2 * 768 + 2 * 768 * 1024 + 1024 + (1024 + 1) * 1024
+  assert size - without == pytest.approx(pooling / 1e6, abs=1e-9)
+
+
 def test_size_of_ho22_at_9x128x128():
   size = count(
     (9, 128, 128),
@@ -353,6 +508,8 @@ def test_sizes_of_ge23(millions, channels, multipliers):
     ({'emb_layers': 0}, (5, 8, 8, 3), 'emb_layers too small'),
     ({'dropout': 1.0}, (5, 8, 8, 3), 'dropout out of range'),
     ({'channels': 7}, (5, 8, 8, 3), 'channels must be even'),
+    ({'num_strides': -1}, (5, 8, 8, 3), 'num_strides too small'),
+    ({'text_dim': 6, 'vocabulary': 5}, (5, 8, 8, 3), 'either words or embedd'),
     ({'multipliers': ()}, (5, 8, 8, 3), 'multipliers must be positive'),
   ],
 )
@@ -369,8 +526,42 @@ def test_groups_that_validate_run(groups):
   jax.eval_shape(net.init, jax.random.key(0), video(), LOGSNR)
 
 
-def test_refusals_of_calls(params):
+def test_image_frames_out_of_range_are_refused():
   with pytest.raises(ConfigError, match=r'image_frames.*use 0 to 5'):
     unet().validate(video().shape[1:], image_frames=6)
-  with pytest.raises(ConfigError, match='num_classes'):
-    forward(num_classes=0)(params, video(), LOGSNR, LABEL)
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'given', 'message'),
+  [
+    (
+      {'num_classes': 0},
+      {'label': LABEL},
+      'no parameters for label.*num_class',
+    ),
+    ({}, {'text': TEXT['words']}, 'no parameters for text .*set vocabulary or'),
+    ({}, {'stride': LABEL}, 'no parameters for stride.*num_strides'),
+    ({'num_strides': 2}, {}, 'stride is missing.*give 0 to 1'),
+    ({}, {'text_mask': MASK}, 'text_mask without text'),
+    (KINDS['words'], {'text': TEXT['tokens']}, 'another form.*give word ids'),
+    (
+      KINDS['tokens'],
+      {'text': TEXT['words']},
+      r'give embeddings \[b, s, l, 6\]',
+    ),
+    (KINDS['tokens'], {'text': TEXT['tokens'][..., :5]}, 'give embeddings'),
+    (KINDS['tokens'], {'text': TEXT['tokens']}, 'text_mask is missing'),
+    (
+      KINDS['words'],
+      {'text': TEXT['words'], 'text_mask': MASK[:, :1]},
+      r'does not fit.*give \(2, 3, 4\)',
+    ),
+    (KINDS['words'], {'text': TEXT['words'][:, :2]}, 'text must.*use 1 or 3'),
+    ({}, {'label': jnp.zeros((2, FRAMES), int)}, 'label must.*got 5.*1 or 3'),
+  ],
+)
+def test_refusals_of_conditions(kwargs, given, message):
+  init = functools.partial(unet(**kwargs).init, image_frames=2, **given)
+  with pytest.raises(ConfigError, match=message) as info:
+    jax.eval_shape(init, jax.random.key(0), video(), LOGSNR)
+  assert '\n' not in str(info.value)

@@ -1,6 +1,7 @@
 """Tiny random networks of `transformers` in folders, and a plain encoder."""
 
 import json
+import shutil
 import string
 
 import jax
@@ -106,6 +107,17 @@ def reference(torch, tmp_path_factory):
       tokenizer.save_pretrained(folder)
       made[name] = model, folder
     return made[name]
+
+  return make
+
+
+@pytest.fixture
+def copy(reference, tmp_path):
+  """A function: name in NETWORKS to a folder of its own, to be changed."""
+
+  def make(name='bert'):
+    shutil.copytree(reference(name)[1], tmp_path / 'copy')
+    return tmp_path / 'copy'
 
   return make
 

@@ -144,10 +144,10 @@ def test_another_encoder_or_length_is_refused(plain, tmp_path):
 
 @pytest.mark.parametrize('text', ['{', '[]', '3', '{"format": 2}'])
 def test_bad_cache_files_are_refused(plain, tmp_path, text):
-  with pytest.raises(DataError, match='build the cache first'):
+  with pytest.raises(DataError, match='make them with --mode=embed'):
     cache.open_cache(tmp_path)
   (tmp_path / 'cache.json').write_text(text)
-  with pytest.raises(DataError, match='build the cache again'):
+  with pytest.raises(DataError, match='again with --mode=embed'):
     cache.open_cache(tmp_path)
 
 

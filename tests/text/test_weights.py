@@ -12,15 +12,6 @@ from vdm_jax.errors import WeightsError
 from vdm_jax.text import encoder
 
 
-@pytest.fixture
-def copy(reference, tmp_path):
-  def make(name='bert'):
-    shutil.copytree(reference(name)[1], tmp_path / 'copy')
-    return tmp_path / 'copy'
-
-  return make
-
-
 def rewrite(folder, change, file='model.safetensors'):
   """Replaces the dict of tensors by what `change` makes of it."""
   from safetensors import numpy as st

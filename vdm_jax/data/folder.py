@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vdm_jax import runtime
+from vdm_jax.data import captioned
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data import index as index_lib
 from vdm_jax.errors import DataError
@@ -20,8 +22,9 @@ class Folder:
 
   Attributes:
     problems: (path, reason) of every file that is left out.
-    classes: names of the sub-folders, if these are asked for as classes.
+    classes: names of the classes, if there are any, sorted.
     files: paths of the elements, relative to the folder.
+    captions, words: see `Source`; only with captions.
   """
 
   def __init__(
@@ -34,6 +37,8 @@ class Folder:
     resize: str = 'crop',
     short: str = 'skip',
     classes: bool = False,
+    labels: Mapping[str, str] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
     cache: str | os.PathLike | None = None,
     workers: int | None = None,
   ):
@@ -51,6 +56,10 @@ class Folder:
         ('error').
       classes: take the sub-folders of `path` as classes, in alphabetical
         order; they are labels also where none of their videos can be used.
+      labels: the class of each video by its path below `path`; other videos
+        are left out. Not together with `classes`.
+      captions: one or more captions of each video by its path, of which a clip
+        draws one; other videos are left out. See `captioned.captions_of`.
       cache: where the index is kept; the user's cache folder if None.
       workers: videos decoded at a time while indexing; one per core if None.
 
@@ -71,9 +80,16 @@ class Folder:
         f'no videos ({self.path}); put files with the endings '
         f'{", ".join(reading.SUFFIXES)} there'
       )
-    self.classes: tuple[str, ...] = ()
-    if classes:
-      names = self._choose_classes(names)
+    self._classes = captioned.Classes(
+      self.path, names, folders=classes, labels=labels
+    )
+    self.classes = self._classes.names
+    if captions is not None:
+      self.captions = captioned.Captions(captions)
+      names, problems = self.captions.choose(names)
+      self.problems += problems
+    names, problems = self._classes.choose(names)
+    self.problems += problems
     known, problems = index_lib.index(
       self.path,
       names,
@@ -86,16 +102,17 @@ class Folder:
     self.files = sorted(self._index)
     if not self.files:
       raise DataError(
-        f'no usable video ({self.path}: {_summary(self.problems)}); replace '
-        'them'
+        f'no usable video ({self.path}: {summary(self.problems)}); replace them'
       )
+    if captions is not None:
+      self.captions = self.captions.only(self.files)
     self._warn_of_small_videos()
 
   def __len__(self) -> int:
     return len(self.files)
 
   def clip(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Reads a clip: `video` uint8 `[t, h, w, 3]`, `label`, and `id`, the path.
+    """Reads a clip; its `id` is the path. See `Source.clip`.
 
     Raises:
       DataError: the file cannot be read any more.
@@ -111,11 +128,15 @@ class Folder:
       index=known,
       fit=functools.partial(frames_lib.fit, size=self.size, resize=self.resize),
     )
-    return {'video': video, 'label': np.int32(self._label(name)), 'id': name}
+    clip = {'video': video, 'label': self._classes.label(name), 'id': name}
+    if hasattr(self, 'captions'):
+      clip['caption'] = self.captions.draw(name, rng)
+    return clip
 
   def signature(self) -> dict[str, Any]:
     """JSON-able identity: the options and a hash of paths and lengths."""
     listing = '\n'.join(f'{n}\t{self._index[n].frames}' for n in self.files)
+    captions = getattr(self, 'captions', None)
     return {
       'source': 'folder',
       'files': hashlib.sha256(listing.encode()).hexdigest(),
@@ -124,23 +145,14 @@ class Folder:
       'stride': self.stride,
       'resize': self.resize,
       'short': self.short,
-      'classes': list(self.classes),
+      **self._classes.signature(),
+      **(captions.signature() if captions else {}),
     }
 
-  def _label(self, name) -> int:
-    return self.classes.index(name.split('/')[0]) if self.classes else 0
-
-  def _choose_classes(self, names) -> list[str]:
-    outside = [name for name in names if '/' not in name]
-    inside = [name for name in names if '/' in name]
-    if not inside:
-      raise DataError(
-        f'classes are asked for, but there are no sub-folders with videos '
-        f'({self.path}); make one per class, or set classes to False'
-      )
-    self.problems += [(name, 'in no class folder') for name in outside]
-    self.classes = tuple(sorted({name.split('/')[0] for name in inside}))
-    return inside
+  @property
+  def words(self) -> tuple[str, ...]:
+    """All words of all captions, sorted; only with captions."""
+    return self.captions.words
 
   def _choose_long_enough(self, known) -> dict[str, reading.Index]:
     need = frames_lib.span(self.frames, self.stride)
@@ -153,7 +165,7 @@ class Folder:
       return known
     if self.short == 'error':
       raise DataError(
-        f'videos are too short ({len(short)}: {_summary(short)}); remove them '
+        f'videos are too short ({len(short)}: {summary(short)}); remove them '
         "or set short to 'skip' or 'loop'"
       )
     self.problems += short
@@ -173,7 +185,7 @@ class Folder:
       )
 
 
-def _summary(problems, most: int = 3) -> str:
+def summary(problems, most: int = 3) -> str:
   """The first few problems in one line."""
   parts = [f'{name}: {reason}' for name, reason in problems[:most]]
   more = len(problems) - most

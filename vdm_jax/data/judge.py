@@ -42,7 +42,7 @@ SLACK = 1.15  # by how much a speed may exceed the data's range
 SIZE_SLACK = 1.3  # ... and a radius
 
 
-def fold(u: np.ndarray, *, room: float) -> np.ndarray:
+def fold(u: np.ndarray, *, room: float | np.ndarray) -> np.ndarray:
   """Reflect a free path `u` at 0 and `room`: a triangle wave in [0, room]."""
   return room - np.abs(room - np.mod(u, 2.0 * room))
 
@@ -163,31 +163,20 @@ def judge(
     raise ValueError(
       f'judge: video ({video.dtype} {video.shape}); give uint8 [t, h, w, 3]'
     )
-  frames = _examine(video)
-  size = np.array(video.shape[2:0:-1], np.float64)  # (x, y)
+  frames = examine(video)
   valid = frames['valid']
   labels = frames['shape'] * len(COLOURS) + frames['colour']
   counts = np.bincount(labels[valid], minlength=1)
   identity = float(counts.max() / len(labels))
   velocity, error, moves = np.zeros(2), np.inf, False
   if valid.sum() >= 4:
-    times, track = np.flatnonzero(valid), frames['position'][valid]
-    wall = float(np.median(frames['radius'][valid]))
-    axes = [
-      fit_bounces(
-        times,
-        track=track[:, axis] - wall,
-        room=size[axis] - 2.0 * wall,
-        max_speed=SPEED[1] * stride * SLACK * size[axis],
-      )
-      for axis in range(2)
-    ]
-    velocity, residual = np.transpose(axes)
-    error = float(np.linalg.norm(residual))
-    spread = float(np.sqrt(track.var(axis=0).sum()))
-    speed = float(np.linalg.norm(velocity / size)) / stride
-    slow, fast = SPEED[0] / 2.0, SPEED[1] * SLACK
-    moves = slow < speed < fast and error < MAX_SPREAD * spread
+    _, velocity, error, moves = follow(
+      np.flatnonzero(valid),
+      track=frames['position'][valid],
+      wall=float(np.median(frames['radius'][valid])),
+      size=video.shape[1:3],
+      stride=stride,
+    )
   return Verdict(
     **frames,
     identity=identity,
@@ -198,13 +187,58 @@ def judge(
   )
 
 
-def fit_bounces(
+def follow(
+  times: Int[np.ndarray, ' n'],
+  *,
+  track: Float[np.ndarray, 'n 2'],
+  wall: float,
+  size: tuple[int, int],
+  stride: float,
+) -> tuple[Float[np.ndarray, ' 2'], Float[np.ndarray, ' 2'], float, bool]:
+  """The trajectory wall + fold(start + velocity * time) nearest to a track.
+
+  Args:
+    times: frame numbers, four or more.
+    track: (x, y) at these frames, in pixels.
+    wall: the radius: how near the centre comes to a border, in pixels.
+    size: height and width of a frame.
+    stride: see `judge`.
+
+  Returns:
+    Start and velocity (x, y) at time 0, in pixels, and the trajectory_error
+    and moves of a Verdict.
+  """
+  extent = np.array(size[::-1], np.float64)
+  axes = [
+    fit_path(
+      times,
+      track=track[:, axis] - wall,
+      room=extent[axis] - 2.0 * wall,
+      max_speed=SPEED[1] * stride * SLACK * extent[axis],
+    )
+    for axis in range(2)
+  ]
+  start, velocity, residual = np.transpose(axes)
+  error = float(np.linalg.norm(residual))
+  spread = float(np.sqrt(track.var(axis=0).sum()))
+  speed = float(np.linalg.norm(velocity / extent)) / stride
+  slow, fast = SPEED[0] / 2.0, SPEED[1] * SLACK
+  moves = slow < speed < fast and error < MAX_SPREAD * spread
+  return start, velocity, error, moves
+
+
+def fit_bounces(times: Int[np.ndarray, ' n'], **path) -> tuple[float, float]:
+  """The velocity and the error of `fit_path`."""
+  return fit_path(times, **path)[1:]
+
+
+def fit_path(
   times: Int[np.ndarray, ' n'],
   *,
   track: Float[np.ndarray, ' n'],
   room: float,
   max_speed: float,
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
   """The path fold(start + velocity * time) nearest to a track, in one axis.
 
   A grid over start and velocity finds the valleys. In the best of them the
@@ -218,7 +252,8 @@ def fit_bounces(
       path passes near any track.
 
   Returns:
-    The velocity at time 0 and the root mean square error, in pixels.
+    Start in [0, room] and velocity, both at time 0, and the root mean square
+    error, in pixels.
   """
   t = times.astype(np.float64) - times.mean()
   step = room / 16.0
@@ -248,10 +283,11 @@ def fit_bounces(
   best = int(np.argmin(found))
   first = np.mod(start[best] + speed[best] * (t[0] - times[0]), 2.0 * room)
   back = -1.0 if first > room else 1.0
-  return float(back * speed[best]), float(np.sqrt(found[best]))
+  start, error = min(first, 2.0 * room - first), np.sqrt(found[best])
+  return float(start), float(back * speed[best]), float(error)
 
 
-def _examine(video: UInt8[np.ndarray, 't h w 3']) -> dict[str, np.ndarray]:
+def examine(video: UInt8[np.ndarray, 't h w 3']) -> dict[str, np.ndarray]:
   """The per-frame part of a Verdict, as a dict of its arrays."""
   frames = video.astype(np.float32)
   ground = np.median(frames, axis=(1, 2))

@@ -25,6 +25,8 @@ from vdm_jax.errors import ConfigError, DataError
 
 # What a number drawn from the seed is for.
 _SHUFFLE, _CLIP = 0, 1
+# What a batch has of its clips, where they have it; see `Source.clip`.
+ARRAYS = ('video', 'label', 'text', 'text_mask', 'stride')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +86,8 @@ class _Stream:
     step, i = divmod(int(k), self.local)
     position = self.first + step * self.order.batch_size + self.offset + i
     clip = self.order.clip(self.source, position)
-    return {
-      'video': clip['video'],
-      'label': np.int32(clip['label']),
-      'index': np.int64(self.order.element(position)),
-    }
+    arrays = {name: clip[name] for name in ARRAYS if name in clip}
+    return arrays | {'index': np.int64(self.order.element(position))}
 
 
 def batches(
@@ -121,9 +120,11 @@ def batches(
     ahead: batches kept ready beyond the one in use.
 
   Returns:
-    An iterator of `video` uint8 `[b, t, h, w, 3]`, `label` int32 `[b]` and
-    `index` int64 `[b]`, the elements of the source. Reading ahead starts at
-    once; `close()` ends it, and so does an error.
+    An iterator of what the clips have: `video` uint8 `[b, t, h, w, 3]`,
+    `label` int32 `[b]` or `[b, s]`, `text` `[b, s, l…]` with `text_mask`
+    `[b, s, l]`, `stride` int32 `[b]`; and `index` int64 `[b]`, the elements of
+    the source. Reading ahead starts at once; `close()` ends it, and so does an
+    error.
 
   Raises:
     ConfigError: at the call, for sizes that cannot work.

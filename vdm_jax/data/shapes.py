@@ -7,6 +7,7 @@ alone whether a generated clip obeys the same laws.
 """
 
 import dataclasses
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from vdm_jax.data.judge import (
   judge,
 )
 from vdm_jax.errors import ConfigError, DataError
+from vdm_jax.text.words import words_of
 
 __all__ = [
   'BACKGROUND',
@@ -80,7 +82,11 @@ class State:
   def caption(self) -> str:
     """For example 'a red disc moving left': how the clip begins."""
     colour, shape = list(COLOURS)[self.colour], SHAPES[self.shape]
-    return f'a {colour} {shape} moving {direction(self.velocity)}'
+    return _caption(colour, shape, direction(self.velocity))
+
+
+def _caption(colour: str, shape: str, way: str) -> str:
+  return f'a {colour} {shape} moving {way}'
 
 
 def render(state: State, *, size: int) -> UInt8[np.ndarray, 't h w 3']:
@@ -146,6 +152,18 @@ class Shapes:
   def classes(self) -> tuple[str, ...]:
     """Names of the classes, such as 'red disc', in the order of labels."""
     return tuple(f'{c} {s}' for s in SHAPES for c in COLOURS)
+
+  @property
+  def words(self) -> tuple[str, ...]:
+    """All words of all captions, sorted."""
+    return words_of(self.captions())
+
+  def captions(self, n: int | None = None) -> list[str]:
+    """Captions of the first `n` clips; all that there can be if n is None."""
+    if n is not None:
+      return [self.state(i % self.length).caption for i in range(n)]
+    kinds = itertools.product(COLOURS, SHAPES, DIRECTIONS)
+    return sorted(_caption(*kind) for kind in kinds)
 
   def signature(self) -> dict[str, Any]:
     """What tells these clips from those of other arguments, as JSON."""

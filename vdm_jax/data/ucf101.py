@@ -6,9 +6,8 @@ ffmpeg. Only those that a clip needs are decoded here. TensorFlow is imported by
 """
 
 import contextlib
-import io
+import functools
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +16,14 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from vdm_jax.data import frames as frames_lib
+from vdm_jax.data import tfds_frames
 from vdm_jax.errors import ConfigError, DataError
 
 VIDEOS = 13320  # of train and test together, in each of the three splits
 _LISTS = 'ucfTrainTestlist'
+_TITLE = 'UCF-101'
 
 
 class UCF101:
@@ -76,7 +76,8 @@ class UCF101:
     self.frames, self.size, self.stride = frames, size, stride
     self.split, self.split_number = split, split_number
     self.stored_size = stored_size or size
-    builder = _builder(data_dir, self.stored_size, split_number)
+    make = functools.partial(_builder, data_dir, self.stored_size, split_number)
+    builder = make()
     if not builder.is_prepared():
       if not (videos or download):
         raise DataError(_not_prepared(builder, data_dir, self.stored_size))
@@ -86,13 +87,11 @@ class UCF101:
         size=self.stored_size,
         split_number=split_number,
       )
-      builder = _builder(data_dir, self.stored_size, split_number)
-    self._records = _open(builder, split)
+      builder = make()
+    self._records = tfds_frames.Records(make, split, _TITLE)
     self.classes = tuple(builder.info.features['label'].names)
-    parts = builder.info.splits.values()
-    count = sum(part.num_examples for part in parts)
     # Another ffmpeg gives other frames, and so nearly always other sizes.
-    self._bytes = sum(part.num_bytes for part in parts)
+    count, self._bytes = tfds_frames.counts(builder)
     self.problems: list[tuple[str, str]] = []
     if count != VIDEOS:
       reason = f'{count} of the {VIDEOS} videos were there to be prepared'
@@ -101,24 +100,17 @@ class UCF101:
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getstate__(self) -> dict[str, Any]:
-    # TFDS' own object forgets its format when pickled: open it anew.
-    return {k: v for k, v in self.__dict__.items() if k != '_records'}
-
-  def __setstate__(self, state: dict[str, Any]):
-    self.__dict__.update(state)
-    builder = _builder(self.data_dir, self.stored_size, self.split_number)
-    self._records = _open(builder, self.split)
-
   def clip(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
     """Reads a clip: `video` uint8 `[t, h, w, 3]`, `label` and `id`."""
-    features = self._records[index].features.feature
+    features = self._records[index]
     jpegs = features['video'].bytes_list.value
     numbers = frames_lib.window(
       len(jpegs), frames=self.frames, stride=self.stride, rng=rng
     )
     return {
-      'video': np.stack([_decode(jpegs[n], self.size) for n in numbers]),
+      'video': np.stack(
+        [tfds_frames.decode(jpegs[n], self.size) for n in numbers]
+      ),
       'label': np.int32(features['label'].int64_list.value[0]),
       'id': f'ucf101 {self.split} {index}',
     }
@@ -164,93 +156,30 @@ def prepare(
     source = None
     if videos is not None:
       source = stack.enter_context(_flat(Path(videos).expanduser()))
-    builder = _builder(data_dir, size, split_number, source)
-    try:
-      builder.download_and_prepare()
-    except (ValueError, OSError, RuntimeError) as error:
-      where = f'from {videos}' if videos else 'by download'
-      raise DataError(
-        f'UCF-101 cannot be prepared ({where}: {_reason(error)}); mend or '
-        'remove what is named, and start again'
-      ) from error
+    tfds_frames.prepare(
+      _builder(data_dir, size, split_number),
+      title=_TITLE,
+      folder=source,
+      told=videos,
+      advice='mend or remove what is named, and start again',
+    )
 
 
-def _modules():
-  """TFDS and its module of UCF-101, imported only when needed."""
-  try:
-    import tensorflow  # noqa: F401, builders need it
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.video import ucf101 as module
-  except ImportError as error:
-    raise ConfigError(
-      f'UCF-101 is read by TensorFlow Datasets, which is not installed '
-      f'({error}); run pip install "vdm_jax[tfds]"'
-    ) from error
-  return tfds, module
-
-
-def _builder(data_dir, size, split_number, source=None):
-  """TFDS' builder, fed from a local folder instead of the network if given."""
+def _builder(data_dir, size, split_number):
   if split_number not in (1, 2, 3):
     raise ConfigError(
       f'split_number must be 1, 2 or 3 (got {split_number}); choose one'
     )
-  _, module = _modules()
-
-  class Ucf101(module.Ucf101, skip_registration=True):
-    def _split_generators(self, dl_manager):
-      manager = dl_manager if source is None else _Local(source)
-      return super()._split_generators(manager)
-
+  module = tfds_frames.module('video.ucf101', _TITLE)
   name = f'ucf101_{split_number}_{size}'
   config = module.Ucf101Config(
     name=name, width=size, height=size, split_number=split_number
   )
   own = [c.name for c in module.Ucf101.BUILDER_CONFIGS]
-  try:
-    return Ucf101(
-      data_dir=os.fspath(data_dir) if data_dir else None,
-      config=name if name in own else config,
-      file_format='array_record',
-    )
-  except ValueError as error:  # there, and in another format
-    raise DataError(
-      f'UCF-101 cannot be read at random ({_reason(error)}); choose another '
-      f'data_dir than {data_dir or "the default of TFDS"}, to prepare it anew'
-    ) from error
-
-
-class _Local:
-  """Stands in for the download manager: everything is in one folder."""
-
-  def __init__(self, folder: Path):
-    self._folder = folder
-
-  def download_and_extract(self, urls):
-    return {name: os.fspath(self._folder) for name in urls}
-
-
-def _open(builder, split):
-  tfds, _ = _modules()
-  try:
-    # Parsed but not decoded: the JPEGs stay as they are.
-    return builder.as_data_source(
-      split=split,
-      deserialize_method=tfds.decode.DeserializeMethod.DESERIALIZE_NO_DECODE,
-    )
-  except (ValueError, KeyError, OSError, NotImplementedError) as error:
-    raise DataError(
-      f'UCF-101 cannot be opened ({builder.data_dir}, split {split!r}: '
-      f'{_reason(error)}); check the split, or prepare it again'
-    ) from error
-
-
-def _reason(error: Exception) -> str:
-  """The first line, and the video where one is named further down."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  video = re.search(r'v_\w+\.avi', str(error))
-  name = f' {video[0]}' if video and video[0] not in lines[0] else ''
-  return lines[0] + name
+  make = functools.partial(
+    module.Ucf101, config=name if name in own else config
+  )
+  return tfds_frames.builder(make, data_dir, _TITLE)
 
 
 def _not_prepared(builder, data_dir, size) -> str:
@@ -265,13 +194,6 @@ def _not_prepared(builder, data_dir, size) -> str:
     'with VIDEOS the folder that holds UCF101/ and ucfTrainTestlist/, or give '
     'that folder as config.data.videos'
   )
-
-
-def _decode(jpeg: bytes, size: int) -> np.ndarray:
-  image = Image.open(io.BytesIO(jpeg))
-  image.draft('RGB', (size, size))  # decodes at a half, a quarter… if enough
-  picture = np.asarray(image.convert('RGB'))
-  return frames_lib.fit(picture, size=size, resize='squash')
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from vdm_jax.diffusion import process
 from vdm_jax.diffusion.denoiser import Denoiser
@@ -175,6 +175,6 @@ def _extrapolate(*, cond: Video, null: Video, guidance_scale: float) -> Video:
 
 
 def _interleave(
-  cond: Float[Array, 'b ...'], null: Float[Array, 'b ...']
-) -> Float[Array, 'two_b ...']:
+  cond: Shaped[Array, 'b ...'], null: Shaped[Array, 'b ...']
+) -> Shaped[Array, 'two_b ...']:
   return jnp.stack([cond, null], 1).reshape(-1, *cond.shape[1:])

@@ -1,11 +1,17 @@
-"""Conditioning vectors: log-SNR, class labels, and the MLP over their sum."""
+"""Conditioning vectors: log-SNR, classes, text, and the MLP over their sum.
+
+A condition belongs to a slot: slot 0 is the video, slot k the k-th of the
+images packed behind it.
+"""
 
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from vdm_jax.errors import ConfigError
 
 
 def inv_cos(logsnr: Float[Array, '*s']) -> Float[Array, '*s']:
@@ -50,16 +56,151 @@ class ClassEmbedding(nn.Module):
 
   num_classes: int  # labels are 0 … num_classes - 1
   dim: int  # length of the vectors
+  null: bool = True  # False: -1 is out of range like any other
 
   @nn.compact
-  def __call__(self, label: Int[Array, 'b t']) -> Float[Array, 'b t d']:
+  def __call__(self, label: Int[Array, 'b s']) -> Float[Array, 'b s d']:
     """Looks the labels up, in float32."""
     init = nn.initializers.normal(1.0)  # ours
     table = self.param('embedding', init, (self.num_classes, self.dim))
-    # A negative index would wrap around: send it out of range instead.
-    index = jnp.where(label < 0, self.num_classes, label)
-    rows = jnp.take(table, index, axis=0, mode='fill')
+    rows = _take(table, label)
+    if not self.null:
+      return rows
     return jnp.where(label[..., None] == -1, 0.0, rows)
+
+
+class AttentionPooling(nn.Module):
+  """c = W_o Σ_i p_i W_v y_i, p = softmax_i(q·W_k y_i / √d), y = LayerNorm(x).
+
+  Text as one vector: Ho22 §4.3 processes the token embeddings of BERT-large
+  by attention pooling; the form of it is ours. q is learned, with heads of 64
+  channels. Tokens are a set: nothing tells their order but the encoder that
+  made them. A slot without tokens is the null condition, c = 0 exactly. It
+  all runs in float32.
+  """
+
+  dim: int  # length of the vectors
+  vocabulary: int = 0  # word ids 1 … vocabulary; 0 = tokens are embeddings
+
+  @nn.compact
+  def __call__(
+    self,
+    text: Int[Array, 'b s l'] | Float[Array, 'b s l d'],
+    mask: Bool[Array, 'b s l'] | None = None,
+  ) -> Float[Array, 'b s e']:
+    """Pools the tokens of every slot.
+
+    Args:
+      text: word ids, 0 is padding, or embeddings of tokens. An id above the
+        vocabulary or below 0 gives NaN.
+      mask: True for a token; what stands where it is False never matters.
+        None for word ids where all but padding count.
+
+    Returns:
+      `[b, s, dim]` float32.
+    """
+    init = nn.initializers.normal(1.0)  # ours
+    if self.vocabulary:
+      mask = text != 0 if mask is None else mask & (text != 0)
+      shape = (self.vocabulary + 1, self.dim)
+      table = self.param('embedding', init, shape)
+      tokens = _take(table, jnp.where(mask, text, 0))
+    else:
+      tokens = jnp.where(mask[..., None], text.astype(jnp.float32), 0.0)
+    width = min(64, self.dim)
+    heads = (max(1, self.dim // 64), width)
+    tokens = nn.LayerNorm(name='norm')(tokens)
+    # The softmax ignores a bias of the keys; `out` has that of the values.
+    k = nn.DenseGeneral(heads, use_bias=False, name='key')(tokens)
+    v = nn.DenseGeneral(heads, use_bias=False, name='value')(tokens)
+    q = self.param('query', init, heads)
+    logits = jnp.einsum('bslnd,nd->bsln', k, q) * width**-0.5
+    # Finite even where all is masked, so that gradients are.
+    lowest = jnp.finfo(logits.dtype).min
+    p = jax.nn.softmax(jnp.where(mask[..., None], logits, lowest), axis=2)
+    pooled = jnp.einsum('bsln,bslnd->bsnd', p, v)
+    c = nn.DenseGeneral(self.dim, axis=(-2, -1), name='out')(pooled)
+    return jnp.where(mask.any(-1)[..., None], c, 0.0)
+
+
+def null_text(batch: int, text_dim: int) -> tuple[Array, Bool[Array, 'b s l']]:
+  """Text and mask of one slot without tokens: word ids, or embeddings."""
+  shape = (batch, 1, 1)
+  text = jnp.zeros((*shape, text_dim)) if text_dim else jnp.zeros(shape, int)
+  return text, jnp.zeros(shape, bool)
+
+
+def check_text(
+  text: Array | None, mask: Array | None, vocabulary: int, text_dim: int
+) -> None:
+  """Raises ConfigError for text that is not of the form of the network's.
+
+  Args:
+    text: as the network got it, or None.
+    mask: its mask, or None.
+    vocabulary: number of words; 0 for a network of embeddings.
+    text_dim: channels of embeddings; 0 for a network of words.
+  """
+  if text is None:
+    if mask is not None:
+      raise ConfigError('text_mask without text; give both, or leave out both')
+    return
+  kind, form, dims = jnp.floating, f'embeddings [b, s, l, {text_dim}]', 4
+  if vocabulary:
+    kind, form, dims = jnp.integer, 'word ids [b, s, l]', 3
+  fits = text.ndim == dims and jnp.issubdtype(text.dtype, kind)
+  if not fits or (text_dim and text.shape[3] != text_dim):
+    raise ConfigError(
+      'text of another form than the network was made for'
+      f' ({text.dtype} {text.shape}); give {form}'
+    )
+  if mask is None and text_dim:
+    raise ConfigError(
+      'text_mask is missing (None); give it, embeddings do not show padding'
+    )
+  if mask is not None and mask.shape != text.shape[:3]:
+    raise ConfigError(
+      f'text_mask does not fit the text {text.shape} (got {mask.shape}); give'
+      f' {text.shape[:3]}'
+    )
+
+
+def _take(table, index):
+  """Rows of a table `[n, d]`; NaN for an index outside [0, n)."""
+  # A negative index would wrap around: send it out of range instead.
+  index = jnp.where(index < 0, table.shape[0], index)
+  return jnp.take(table, index, axis=0, mode='fill')
+
+
+def expand_slots(
+  rows: Float[Array, 'b s d'], *, frames: int, image_frames: int, name: str
+) -> Float[Array, 'b _ d']:
+  """A row for each frame from a row for each slot.
+
+  Args:
+    rows: s = 1, one slot for all frames, or s = 1 + image_frames.
+    frames: of the video and the images together.
+    image_frames: how many of the last frames are images of their own.
+    name: what the rows are, for the message.
+
+  Returns:
+    `[b, 1, d]` for one slot, otherwise `[b, frames, d]`: slot 0 for each frame
+    of the video, slot k for image k.
+
+  Raises:
+    ConfigError: for any other number of slots.
+  """
+  b, s, d = rows.shape
+  if s == 1:
+    return rows
+  if s != 1 + image_frames:
+    legal = ' or '.join(str(n) for n in sorted({1, 1 + image_frames}))
+    raise ConfigError(
+      f'{name} must have a slot for the video and for each of {image_frames}'
+      f' images (got {s}); use {legal}'
+    )
+  video = jnp.broadcast_to(rows[:, :1], (b, frames - image_frames, d))
+  return jnp.concatenate([video, rows[:, 1:]], axis=1)
 
 
 class ConditioningMLP(nn.Module):

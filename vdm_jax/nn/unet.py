@@ -6,7 +6,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vdm_jax.errors import ConfigError
 from vdm_jax.nn.attention import (
@@ -22,7 +22,14 @@ from vdm_jax.nn.blocks import (
   Video,
   conv3x3,
 )
-from vdm_jax.nn.embeddings import ClassEmbedding, ConditioningMLP
+from vdm_jax.nn.embeddings import (
+  AttentionPooling,
+  ClassEmbedding,
+  ConditioningMLP,
+  check_text,
+  expand_slots,
+  null_text,
+)
 
 RESAMPLES = ('plain', 'residual')
 REMATS = ('none', 'attention', 'block')
@@ -83,8 +90,9 @@ class UNet(nn.Module):
   """The 3-D U-Net of Ho22 §3 and Fig. 1, and with other options that of Ge23.
 
   Parameters are float32 and do not depend on frames or image_frames. Paths:
-  `conv_in`, `emb/dense_I`, `label/embedding`, `down_L_I`, `mid_I`, `up_L_I`
-  (each with `res`, `spatial`, `temporal`), `down_L_resample`,
+  `conv_in`, `emb/dense_I`, `label/embedding`, `text` (`embedding`, `norm`,
+  `key`, `value`, `query`, `out`), `stride/embedding`, `down_L_I`, `mid_I`,
+  `up_L_I` (each with `res`, `spatial`, `temporal`), `down_L_resample`,
   `up_L_resample`, `norm_out`, `conv_out`; L counts from full resolution.
   """
 
@@ -96,6 +104,9 @@ class UNet(nn.Module):
   emb_dim: int  # length of the conditioning vectors
   emb_layers: int = 2  # Dense layers of their MLP
   num_classes: int = 0  # of the labels; 0 = no labels
+  vocabulary: int = 0  # text is word ids 1 … vocabulary; 0 = it is not
+  text_dim: int = 0  # text is embeddings of so many channels; 0 = it is not
+  num_strides: int = 0  # frame strides to tell apart; 0 = none
   dropout: float = 0.0  # rate in the residual blocks
   out_channels: int = 3  # of the result
   resample: str = 'plain'  # 'plain' convolutions (Ho22), 'residual' (Ge23)
@@ -113,17 +124,26 @@ class UNet(nn.Module):
     z: Video,
     logsnr: Float[Array, ' b'] | Float[Array, 'b t'],
     *,
-    label: Int[Array, ' b'] | Int[Array, 'b t'] | None = None,
+    label: Int[Array, ' b'] | Int[Array, 'b s'] | None = None,
+    text: Int[Array, 'b _ l'] | Float[Array, 'b _ l d'] | None = None,
+    text_mask: Bool[Array, 'b _ l'] | None = None,
+    stride: Int[Array, ' b'] | None = None,
     image_frames: int = 0,
     train: bool = False,
   ) -> Float[Array, 'b t h w o']:
     """The raw prediction for z_t, zero at initialisation.
 
+    Labels and text have s slots: one for all frames, or one for the video and
+    one for each image. Where there are none (None) the condition is null.
+
     Args:
       z: noisy video, and behind it on the frame axis image_frames images.
       logsnr: log-SNR λ, of an example or of each frame.
-      label: class of an example or of each frame; -1 (or None for all) is the
-        null condition, c = 0.
+      label: class of an example or of each slot; -1 is null, c = 0.
+      text: word ids, 0 is padding, or embeddings, as the network was made.
+      text_mask: True for a token; a slot without any is null. With word ids
+        it may be None.
+      stride: index of the frame stride, 0 … num_strides - 1; images share it.
       image_frames: how many of the last frames are images of their own.
       train: whether dropout runs; it needs the rng 'dropout'.
 
@@ -131,10 +151,14 @@ class UNet(nn.Module):
       `[b, t, h, w, out_channels]` float32.
 
     Raises:
-      ConfigError: where `validate` does.
+      ConfigError: where `validate` does; for a condition that the network has
+        no parameters for, for one of another form, or a missing stride.
     """
     self.validate(z.shape[1:], image_frames=image_frames)
-    emb = self._embed(logsnr, label, z.shape[0])
+    given = {'label': label, 'text': text, 'stride': stride}
+    _check_conditions(self, text_mask=text_mask, **given)
+    rows = self._conditions(z.shape[0], text_mask=text_mask, **given)
+    emb = self._embed(logsnr, rows, z.shape[1], image_frames)
     layer, resample = self._factories(image_frames=image_frames, train=train)
     x = conv3x3(self.channels, dtype=self.dtype, name='conv_in')(z)
     x, skips = self._down(x, emb, layer, resample)
@@ -169,20 +193,33 @@ class UNet(nn.Module):
     )
     return layer, functools.partial(lift(Resample), self.resample, **shared)
 
-  def _embed(self, logsnr, label, batch):
-    """Conditioning vectors; other conditions join the tuple here."""
-    if logsnr.ndim == 1:
-      logsnr = logsnr[:, None]
-    conditions = ()
+  def _conditions(self, batch, *, label, text, text_mask, stride):
+    """Vectors `[b, s, d]` to add, by name; missing ones are null."""
+    rows = {}
     if self.num_classes:
       label = jnp.full((batch,), -1) if label is None else label
       label = label[:, None] if label.ndim == 1 else label
       embed = ClassEmbedding(self.num_classes, self.emb_dim, name='label')
-      conditions += (embed(label),)
-    elif label is not None:
-      raise ConfigError(
-        'labels for a network without classes (num_classes=0); set num_classes'
-      )
+      rows['label'] = embed(label)
+    if self.vocabulary or self.text_dim:
+      if text is None:
+        text, text_mask = null_text(batch, self.text_dim)
+      pool = AttentionPooling(self.emb_dim, self.vocabulary, name='text')
+      rows['text'] = pool(text, text_mask)
+    if self.num_strides:
+      sizes = (self.num_strides, self.emb_dim)
+      embed = ClassEmbedding(*sizes, null=False, name='stride')
+      rows['stride'] = embed(stride[:, None])
+    return rows
+
+  def _embed(self, logsnr, rows, frames, image_frames):
+    """Conditioning vectors, one for all frames if each argument has one."""
+    if logsnr.ndim == 1:
+      logsnr = logsnr[:, None]
+    conditions = tuple(
+      expand_slots(row, frames=frames, image_frames=image_frames, name=name)
+      for name, row in rows.items()
+    )
     mlp = ConditioningMLP(
       self.channels, self.emb_dim, self.emb_layers, name='emb'
     )
@@ -280,6 +317,9 @@ def _check_arguments(net: UNet) -> None:
     ('emb_dim', 1),
     ('emb_layers', 1),
     ('num_classes', 0),
+    ('vocabulary', 0),
+    ('text_dim', 0),
+    ('num_strides', 0),
     ('out_channels', 1),
     ('max_distance', 0),
     ('groups', 1),
@@ -291,6 +331,11 @@ def _check_arguments(net: UNet) -> None:
     raise ConfigError(
       f'channels must be even ({net.channels}); use {net.channels + 1}'
     )
+  if net.vocabulary and net.text_dim:
+    raise ConfigError(
+      'text is either words or embeddings (got'
+      f' vocabulary={net.vocabulary}, text_dim={net.text_dim}); set one to 0'
+    )
   if not net.multipliers or min(net.multipliers) < 1:
     raise ConfigError(
       f'multipliers must be positive ({net.multipliers}); use (1, 2, 4), say'
@@ -299,6 +344,24 @@ def _check_arguments(net: UNet) -> None:
     raise ConfigError(
       f'dropout out of range ({net.dropout}); use 0 or more, less than 1'
     )
+
+
+def _check_conditions(net: UNet, *, label, text, text_mask, stride) -> None:
+  """Raises ConfigError for conditions that are not those of the network."""
+  for name, value, size, option in (
+    ('label', label, net.num_classes, 'num_classes'),
+    ('text', text, net.vocabulary or net.text_dim, 'vocabulary or text_dim'),
+    ('stride', stride, net.num_strides, 'num_strides'),
+  ):
+    if value is not None and not size:
+      raise ConfigError(
+        f'the network has no parameters for {name} ({option} is 0); set'
+        f' {option}, or leave out {name}'
+      )
+  if net.num_strides and stride is None:
+    legal = f'0 to {net.num_strides - 1}'
+    raise ConfigError(f'stride is missing (None); give {legal}')
+  check_text(text, text_mask, net.vocabulary, net.text_dim)
 
 
 def _check_widths(net: UNet, attended: set[int]) -> None:

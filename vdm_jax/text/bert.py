@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vdm_jax.text.layers import ACTIVATIONS, SelfAttention, layer_norm
+from vdm_jax.text.layers import Layer, layer_norm
 
 
 class Bert(nn.Module):
@@ -33,34 +33,12 @@ class Bert(nn.Module):
     x = x + jnp.broadcast_to(places, x.shape)
     x = layer_norm(self.eps, 'norm')(x)
     for i in range(self.layers):
-      x = BertLayer(
+      x = Layer(
         heads=self.heads,
         ff_dim=self.ff_dim,
         activation=self.activation,
         eps=self.eps,
+        norm_first=False,
         name=f'layer_{i}',
-      )(x, mask)
+      )(x, mask[:, None])
     return x
-
-
-class BertLayer(nn.Module):
-  """norm(x + attention(x)), then norm(x + feed-forward(x))."""
-
-  heads: int  # divides the width
-  ff_dim: int  # hidden width of the feed-forward network
-  activation: str  # a name in ACTIVATIONS
-  eps: float  # of the layer norms
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'b l d'], mask: Bool[Array, 'b l']
-  ) -> Float[Array, 'b l d']:
-    """Maps `[b, l, d]` to its shape; tokens attend where mask is True."""
-    dim = x.shape[-1]
-    head_dim = dim // self.heads
-    y = SelfAttention(self.heads, head_dim, head_dim**-0.5, name='attention')(
-      x, mask[:, None]
-    )
-    x = layer_norm(self.eps, 'attention_norm')(x + y)
-    y = ACTIVATIONS[self.activation](nn.Dense(self.ff_dim, name='up')(x))
-    return layer_norm(self.eps, 'norm')(x + nn.Dense(dim, name='down')(y))

@@ -20,7 +20,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,7 +49,7 @@ class _Place:
 
 
 class EmbeddingCache:
-  """Embeddings by caption; made by `build`, opened by `open_cache`.
+  """Embeddings by caption; made by `create`, opened by `open_cache`.
 
   The index, some 300 bytes a caption, is in memory; embeddings are read from
   the disk as they are asked for. Instances can be sent to other processes.
@@ -93,8 +93,8 @@ class EmbeddingCache:
       place = self._places.get(self.key(caption))
       if place is None:
         raise DataError(
-          f'a caption has no embedding ({self.folder}: {caption[:60]!r}); '
-          'build the cache again, which adds what is missing'
+          f'a caption has no embedding ({self.folder}: {caption[:60]!r}); add '
+          'it with --mode=embed'
         )
       out[i, : place.length] = self._read(place)
       mask[i, : place.length] = True
@@ -111,23 +111,29 @@ class EmbeddingCache:
       raise _damaged(path)
     return rows
 
-  def add(self, captions: Sequence[str], embeddings, mask):
+  def missing(self, captions: Iterable[str]) -> list[str]:
+    """Those that have no embeddings, each once, in their order."""
+    return [text for text in dict.fromkeys(captions) if text not in self]
+
+  def full(self, captions: Iterable[str]) -> int:
+    """How many of the captions take all l tokens, and may have been cut."""
+    places = [self._places[self.key(text)] for text in dict.fromkeys(captions)]
+    return sum(place.length == self.max_length for place in places)
+
+  def add(self, captions: Sequence[str], embeddings: Sequence[np.ndarray]):
     """Writes a shard.
 
     Args:
-      captions: n different ones.
-      embeddings: float32 `[n, l, d]`.
-      mask: `[n, l]`; each row True up to its end of text.
+      captions: different ones, one or more.
+      embeddings: float32 `[tokens, d]` of each, without padding.
     """
-    lengths = mask.sum(axis=1)
-    rows = embeddings[mask]
+    rows = np.concatenate(embeddings)
     keys = [self.key(caption) for caption in captions]
     shard = hashlib.sha256(b''.join(keys)).hexdigest()[:24]
-    parts = np.split(rows, np.cumsum(lengths)[:-1])
-    sums = [zlib.crc32(part.tobytes()) for part in parts]
+    sums = [zlib.crc32(part.tobytes()) for part in embeddings]
     table = {
       'keys': np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16),
-      'lengths': lengths.astype(np.int32),
+      'lengths': np.array([len(part) for part in embeddings], np.int32),
       'checksums': np.array(sums, np.uint32),
     }
     _write(self.folder / f'{shard}.npy', lambda file: np.save(file, rows))
@@ -136,29 +142,22 @@ class EmbeddingCache:
     self._places.update(_places(shard, table))
 
 
-def build(
-  folder: str | os.PathLike,
-  encoder: TextEncoder,
-  captions: Sequence[str],
-  *,
-  max_length: int,
-  shard: int = 1024,
+def create(
+  folder: str | os.PathLike, encoder: TextEncoder, *, max_length: int
 ) -> EmbeddingCache:
-  """Makes a cache, or adds to one the captions that it does not have.
-
-  What an interruption loses is at most one shard. One process builds.
+  """Makes an empty cache, or opens the one that is there to add to it.
 
   Args:
     folder: of the cache; made if it is not there.
     encoder: that of the cache, if there is one.
-    captions: in any order, also several times.
     max_length: tokens; that of the cache, if there is one.
-    shard: captions per shard, of which as many are in memory at a time.
 
   Raises:
+    ConfigError: the encoder cannot take so many tokens.
     DataError: the cache is of another encoder or length, or cannot be written.
   """
   folder = Path(folder).expanduser()
+  encoder.check_length(max_length)
   meta = {
     'format': FORMAT,
     'encoder': encoder.hash,
@@ -171,35 +170,86 @@ def build(
     text = json.dumps(meta, indent=2).encode()
     _write(folder / _META, lambda file: file.write(text))
   _remove_stale(folder)
-  cache = open_cache(folder)
-  missing = [text for text in dict.fromkeys(captions) if text not in cache]
-  if missing:
-    with Progress(
-      len(missing), name='embedding captions', unit='captions'
-    ) as p:
-      for start in range(0, len(missing), shard):
-        part = missing[start : start + shard]
-        cache.add(part, *encoder.encode(part, max_length))
-        p.update(start + len(part))
+  return open_cache(folder)
+
+
+def fill(
+  cache: EmbeddingCache,
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  shard: int = 1024,
+  stopping: Callable[[], bool] = lambda: False,
+):
+  """Adds the captions that a cache does not have.
+
+  What a kill loses is at most one shard. One process does it.
+
+  Args:
+    cache: of `create`, with the same encoder.
+    encoder: makes the embeddings.
+    captions: in any order, also several times.
+    shard: captions per shard, of which as many are in memory at a time.
+    stopping: asked after each batch; if it says so, what there is is written,
+      and the rest is left.
+
+  Raises:
+    DataError: the cache cannot be written.
+  """
+  missing = cache.missing(captions)
+  step, waiting, done = min(shard, encoder.batch_size), [], 0
+  if not missing:
+    return
+  with Progress(len(missing), name='embedding captions', unit='captions') as p:
+    while done < len(missing):
+      texts = missing[done : done + step]
+      x, mask = encoder.encode(texts, cache.max_length)
+      waiting += [row[real] for row, real in zip(x, mask, strict=True)]
+      done, stop = done + len(texts), stopping()
+      if len(waiting) >= shard or done == len(missing) or stop:
+        cache.add(missing[done - len(waiting) : done], waiting)
+        waiting = []
+      p.update(done)
+      if stop:
+        return
+
+
+def build(
+  folder: str | os.PathLike,
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  max_length: int,
+  shard: int = 1024,
+) -> EmbeddingCache:
+  """A cache that has the captions: `create`, then `fill`."""
+  cache = create(folder, encoder, max_length=max_length)
+  fill(cache, encoder, captions, shard=shard)
   return cache
 
 
 def open_cache(
-  folder: str | os.PathLike, encoder: str | None = None
+  folder: str | os.PathLike,
+  encoder: str | None = None,
+  max_length: int | None = None,
 ) -> EmbeddingCache:
   """Opens a cache to read; needs neither the encoder nor `transformers`.
 
   Args:
     folder: of the cache.
     encoder: the hash that its encoder must have, if it matters.
+    max_length: the length that it must have, tokens, if it matters.
 
   Raises:
-    DataError: there is no cache, it is damaged, or of another encoder.
+    DataError: there is no cache, it is damaged, or of another encoder or
+      length.
   """
   folder = Path(folder).expanduser()
   meta = _read_meta(folder)
-  if encoder is not None:
-    _check_same(folder, meta, meta | {'encoder': encoder})
+  wanted = {'encoder': encoder, 'max_length': max_length}
+  for name, value in wanted.items():
+    if value is not None:
+      _check_same(folder, meta, meta | {name: value})
   del meta['format']
   return EmbeddingCache(folder, **meta)
 
@@ -211,15 +261,15 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     types = {name: type(value) for name, value in meta.items()}
   except FileNotFoundError as error:
     raise DataError(
-      f'no embeddings of captions ({folder}); build the cache first'
+      f'no embeddings of captions ({folder}); make them with --mode=embed'
     ) from error
   except (OSError, ValueError, AttributeError) as error:
     raise _damaged(path) from error
   fields = {'format': int, 'encoder': str, 'max_length': int, 'dim': int}
   if meta.get('format') != FORMAT or types != fields:
     raise DataError(
-      f'embeddings of another format ({path}); delete the folder and build the '
-      'cache again'
+      f'embeddings of another format ({path}); delete the folder and make them '
+      'again with --mode=embed'
     )
   return meta
 
@@ -287,6 +337,6 @@ def _remove_stale(folder: Path):
 
 def _damaged(path: Path) -> DataError:
   return DataError(
-    f'embeddings are damaged ({path}); delete the file and build the cache '
-    'again'
+    f'embeddings are damaged ({path}); delete the file and make it again with '
+    '--mode=embed'
   )

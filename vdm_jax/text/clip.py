@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vdm_jax.text.layers import ACTIVATIONS, SelfAttention, layer_norm
+from vdm_jax.text.layers import Layer, layer_norm
 
 
 class ClipText(nn.Module):
@@ -32,37 +32,15 @@ class ClipText(nn.Module):
     causal = jnp.tri(ids.shape[1], dtype=bool)[None]
     visible = jnp.logical_and(causal, mask[:, None, :])
     for i in range(self.layers):
-      x = ClipLayer(
+      x = Layer(
         heads=self.heads,
         ff_dim=self.ff_dim,
         activation=self.activation,
         eps=self.eps,
+        norm_first=True,
         name=f'layer_{i}',
       )(x, visible)
     return layer_norm(self.eps, 'norm')(x)
-
-
-class ClipLayer(nn.Module):
-  """x + attention(norm(x)), then x + feed-forward(norm(x))."""
-
-  heads: int  # divides the width
-  ff_dim: int  # hidden width of the feed-forward network
-  activation: str  # a name in ACTIVATIONS
-  eps: float  # of the layer norms
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'b l d'], mask: Bool[Array, 'b l l']
-  ) -> Float[Array, 'b l d']:
-    """Maps `[b, l, d]` to its shape; tokens attend where mask is True."""
-    dim = x.shape[-1]
-    head_dim = dim // self.heads
-    y = layer_norm(self.eps, 'attention_norm')(x)
-    x = x + SelfAttention(
-      self.heads, head_dim, head_dim**-0.5, name='attention'
-    )(y, mask)
-    y = nn.Dense(self.ff_dim, name='up')(layer_norm(self.eps, 'norm')(x))
-    return x + nn.Dense(dim, name='down')(ACTIVATIONS[self.activation](y))
 
 
 def pool(

@@ -101,12 +101,7 @@ class TextEncoder:
     self, texts: Sequence[str], max_length: int
   ) -> tuple[Int[np.ndarray, 'n l'], Bool[np.ndarray, 'n l']]:
     """Token ids, int32, and True where there is a token; see `encode`."""
-    most = getattr(self.module, 'positions', math.inf)
-    if not 2 <= max_length <= most:
-      raise ConfigError(
-        f'the text encoder cannot take texts of {max_length} tokens; set the '
-        f'length to 2 or more' + (f', up to {most}' if most < math.inf else '')
-      )
+    self.check_length(max_length)
     if not texts:
       empty = np.zeros((0, max_length))
       return empty.astype(np.int32), empty.astype(bool)
@@ -125,6 +120,16 @@ class TextEncoder:
         f'network knows {self.module.vocab}); fetch both from one place'
       )
     return ids, mask
+
+  def check_length(self, max_length: int):
+    """Raises ConfigError unless the network takes texts of so many tokens."""
+    most = getattr(self.module, 'positions', math.inf)
+    if not 2 <= max_length <= most:
+      raise ConfigError(
+        f'the text encoder cannot take texts of {max_length} tokens; set '
+        'config.text.max_length to 2 or more'
+        + (f', up to {most}' if most < math.inf else '')
+      )
 
 
 def load(
@@ -146,23 +151,25 @@ def load(
     tokenizer: the folder of the tokenizer, where it is another.
     mesh: splits batches over its devices, and parameters by the rules of
       `sharding`; None takes the default device.
-    batch_size: texts that the device takes at a time.
-    sha256: the hash that the encoder must have, or the beginning of it.
+    batch_size: texts that the device takes at a time; with a mesh, as many
+      more as fill its devices.
+    sha256: the hash of the encoder that a model was trained with, or the
+      beginning of it; another one is refused.
 
   Raises:
-    ConfigError: the mesh does not divide the batch size.
     WeightsError: something is missing, damaged, unknown or does not fit.
   """
   folder = Path(folder).expanduser()
   words = Path(tokenizer).expanduser() if tokenizer else folder
   if mesh is not None:
-    sharding.check_batch(mesh, batch_size)
+    batch_size = -(-batch_size // mesh.size) * mesh.size
   module, names = kinds.build(folder)
   digest = _hash(folder, words)
   if sha256 is not None and not digest.startswith(sha256.lower()):
     raise WeightsError(
-      f'a text encoder is not the one asked for ({folder}: SHA-256 {digest}, '
-      f'not {sha256}); fetch the right one'
+      'the text encoder is another than the one that the model was trained '
+      f'with ({folder}: SHA-256 {digest}, not {sha256}); name that one with '
+      '--config.text.encoder'
     )
   token = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), token, token > 0)

@@ -42,55 +42,69 @@ class Config:
       f'{self.values.get(name)!r}); take one where it is {wanted}'
     )
 
-  def transformer(self, **defaults) -> dict[str, Any]:
-    """Arguments that Bert and ClipText have in common."""
-    numbers = {
-      'vocab': self.take('vocab_size', defaults['vocab']),
-      'dim': self.take('hidden_size', defaults['dim']),
-      'layers': self.take('num_hidden_layers', 12),
-      'heads': self.take('num_attention_heads', defaults['heads']),
-      'ff_dim': self.take('intermediate_size', defaults['ff_dim']),
-      'positions': self.take('max_position_embeddings', defaults['positions']),
-      'activation': self.activation(
-        'hidden_act', self.take('hidden_act', defaults['activation'])
-      ),
-      'eps': self.take('layer_norm_eps', defaults['eps']),
+  def fill(self, module: nn.Module, names: Mapping[str, str]) -> nn.Module:
+    """The module with the values there are.
+
+    Args:
+      module: has the values that stand for missing ones.
+      names: per field of the module, its name in the configuration.
+    """
+    values = {
+      field: self.take(name, getattr(module, field))
+      for field, name in names.items()
     }
-    if numbers['dim'] % numbers['heads']:
-      self.refuse('num_attention_heads', f'a divisor of {numbers["dim"]}')
-    return numbers
+    return module.clone(**values)
 
 
+_NAMES = {
+  'vocab': 'vocab_size',
+  'dim': 'hidden_size',
+  'layers': 'num_hidden_layers',
+  'heads': 'num_attention_heads',
+  'ff_dim': 'intermediate_size',
+  'positions': 'max_position_embeddings',
+  'activation': 'hidden_act',
+  'eps': 'layer_norm_eps',
+}
+_T5_NAMES = {
+  'vocab': 'vocab_size',
+  'dim': 'd_model',
+  'layers': 'num_layers',
+  'heads': 'num_heads',
+  'head_dim': 'd_kv',
+  'ff_dim': 'd_ff',
+  'buckets': 'relative_attention_num_buckets',
+  'max_distance': 'relative_attention_max_distance',
+  'eps': 'layer_norm_epsilon',
+}
 # Where a configuration says nothing, `transformers` takes these values.
+_BERT = bert.Bert(
+  vocab=30522, dim=768, layers=12, heads=12, ff_dim=3072, positions=512
+)
+_CLIP = clip.ClipText(
+  vocab=49408, dim=512, layers=12, heads=8, ff_dim=2048, positions=77
+)
+_T5 = t5.T5(vocab=32128, dim=512, layers=6, heads=8, head_dim=64, ff_dim=2048)
+
+
 def _bert(config: Config) -> tuple[nn.Module, weights.Names]:
   if config.take('is_decoder', False):
     config.refuse('is_decoder', 'false')
   if config.take('position_embedding_type', 'absolute') != 'absolute':
     config.refuse('position_embedding_type', "'absolute'")
-  numbers = config.transformer(
-    vocab=30522,
-    dim=768,
-    heads=12,
-    ff_dim=3072,
-    positions=512,
-    activation='gelu',
-    eps=1e-12,
-  )
-  types = config.take('type_vocab_size', 2)
-  return bert.Bert(**numbers, types=types), weights.BERT
+  module = config.fill(_BERT, _NAMES | {'types': 'type_vocab_size'})
+  return _check(config, module), weights.BERT
 
 
 def _clip_text(config: Config) -> tuple[nn.Module, weights.Names]:
-  numbers = config.transformer(
-    vocab=49408,
-    dim=512,
-    heads=8,
-    ff_dim=2048,
-    positions=77,
-    activation='quick_gelu',
-    eps=1e-5,
-  )
-  return clip.ClipText(**numbers), weights.CLIP
+  return _check(config, config.fill(_CLIP, _NAMES)), weights.CLIP
+
+
+def _check(config: Config, module):
+  config.activation('hidden_act', module.activation)
+  if module.dim % module.heads:
+    config.refuse('num_attention_heads', f'a divisor of {module.dim}')
+  return module
 
 
 def _clip(config: Config) -> tuple[nn.Module, weights.Names]:
@@ -106,22 +120,10 @@ def _clip(config: Config) -> tuple[nn.Module, weights.Names]:
 def _t5(config: Config) -> tuple[nn.Module, weights.Names]:
   form = config.take('feed_forward_proj', 'relu')
   gated = form.startswith('gated-')
-  activation = form.removeprefix('gated-')
   # The published 1.1 models mean the approximation.
-  activation = 'gelu_new' if form == 'gated-gelu' else activation
-  module = t5.T5(
-    vocab=config.take('vocab_size', 32128),
-    dim=config.take('d_model', 512),
-    layers=config.take('num_layers', 6),
-    heads=config.take('num_heads', 8),
-    head_dim=config.take('d_kv', 64),
-    ff_dim=config.take('d_ff', 2048),
-    activation=config.activation('feed_forward_proj', activation),
-    gated=gated,
-    buckets=config.take('relative_attention_num_buckets', 32),
-    max_distance=config.take('relative_attention_max_distance', 128),
-    eps=config.take('layer_norm_epsilon', 1e-6),
-  )
+  name = 'gelu_new' if form == 'gated-gelu' else form.removeprefix('gated-')
+  activation = config.activation('feed_forward_proj', name)
+  module = config.fill(_T5.clone(activation=activation, gated=gated), _T5_NAMES)
   if module.buckets < 4 or module.max_distance <= module.buckets // 4:
     config.refuse('relative_attention_num_buckets', '4 or more, and not more')
   return module, weights.T5_GATED if gated else weights.T5

@@ -1,4 +1,4 @@
-"""What the text encoders have in common: attention and activations."""
+"""What the text encoders have in common: attention, layers, activations."""
 
 import flax.linen as nn
 import jax
@@ -67,6 +67,39 @@ class SelfAttention(nn.Module):
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     y = jnp.einsum('bhqk,bkhd->bqhd', jax.nn.softmax(logits, axis=-1), v)
     return nn.Dense(d, use_bias=self.use_bias, name='out')(y.reshape(b, n, -1))
+
+
+class Layer(nn.Module):
+  """A layer of BERT and of CLIP: attention, then a feed-forward network.
+
+  BERT: norm(x + f(x)) for each of the two; CLIP: x + f(norm(x)).
+  """
+
+  heads: int  # divides the width
+  ff_dim: int  # hidden width of the feed-forward network
+  activation: str  # a name in ACTIVATIONS
+  eps: float  # of the layer norms
+  norm_first: bool  # as in CLIP, rather than after the sums
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'b l d'], mask: Bool[Array, 'b q l']
+  ) -> Float[Array, 'b l d']:
+    """Maps `[b, l, d]` to its shape; `mask` is that of SelfAttention."""
+    dim = x.shape[-1]
+    head_dim = dim // self.heads
+    attention = SelfAttention(
+      self.heads, head_dim, head_dim**-0.5, name='attention'
+    )
+    up, down = nn.Dense(self.ff_dim, name='up'), nn.Dense(dim, name='down')
+    feed_forward = lambda x: down(ACTIVATIONS[self.activation](up(x)))  # noqa: E731
+    first = layer_norm(self.eps, 'attention_norm')
+    second = layer_norm(self.eps, 'norm')
+    if self.norm_first:
+      x = x + attention(first(x), mask)
+      return x + feed_forward(second(x))
+    x = first(x + attention(x, mask))
+    return second(x + feed_forward(x))
 
 
 def layer_norm(eps: float, name: str) -> nn.LayerNorm:

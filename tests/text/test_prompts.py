@@ -1,0 +1,168 @@
+"""Prompts reach the network as captions did in training."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests.text import tiny_encoder
+from vdm_jax import sharding
+from vdm_jax.errors import ConfigError, DataError, WeightsError
+from vdm_jax.text import cache as cache_lib
+from vdm_jax.text import encoder as encoder_lib
+from vdm_jax.text import prompts
+from vdm_jax.text.words import Words
+
+LENGTH = 12
+CAPTIONS = ['a dog', 'a man runs', 'b']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tiny_encoder.write(tmp_path_factory.mktemp('encoder'))
+
+
+@pytest.fixture(scope='module')
+def coder(folder):
+  return encoder_lib.load(folder)
+
+
+@pytest.fixture(scope='module')
+def cached(coder, tmp_path_factory):
+  path = tmp_path_factory.mktemp('cache')
+  return cache_lib.build(path, coder, CAPTIONS, max_length=LENGTH)
+
+
+def embed(texts, **kwargs):
+  kwargs = {'kind': 'embeddings', 'max_length': LENGTH} | kwargs
+  return prompts.encode(texts, **kwargs)
+
+
+def no_encoder(*_, **__):
+  pytest.fail('an encoder was loaded')
+
+
+def test_a_prompt_or_a_file_of_them(tmp_path):
+  path = tmp_path / 'prompts.txt'
+  path.write_text('a dog\na cat\na dog\n\n')
+  assert prompts.read('', '') == []
+  assert prompts.read(' a dog, 跑步 ', '') == ['a dog, 跑步']
+  assert prompts.read('', str(path)) == ['a dog', 'a cat', 'a dog']
+  with pytest.raises(ConfigError, match=r'both.*a dog.*prompts\.txt'):
+    prompts.read('a dog', str(path))
+  with pytest.raises(DataError, match='no such file'):
+    prompts.read('', str(tmp_path / 'no.txt'))
+  for bad in (' \n', 'a \udcff'):
+    with pytest.raises(ConfigError, match=r'config\.sample\.prompt is'):
+      prompts.read(bad, '')
+
+
+def test_words_are_those_of_the_vocabulary():
+  vocabulary = ['dog', 'red', 'runs']
+  ids, mask = prompts.encode(
+    ['Red dog', 'runs'], kind='words', max_length=4, vocabulary=vocabulary
+  )
+  words = Words(tuple(vocabulary), 4)
+  assert [[words.vocabulary[i - 1] for i in row[row > 0]] for row in ids] == [
+    ['red', 'dog'],
+    ['runs'],
+  ]
+  np.testing.assert_array_equal(mask, ids > 0)
+  with pytest.raises(ConfigError, match="'cat'"):
+    prompts.encode(['cat'], kind='words', max_length=4, vocabulary=vocabulary)
+  with pytest.raises(ValueError, match='tokens'):
+    prompts.encode(['cat'], kind='tokens', max_length=4)
+
+
+def test_cached_prompts_are_bit_equal_and_need_no_encoder(
+  cached, coder, monkeypatch
+):
+  monkeypatch.setattr(encoder_lib, 'load', no_encoder)
+  monkeypatch.setitem(sys.modules, 'transformers', None)
+  texts = [CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]]
+  for one in ([texts[0]], texts):
+    x, mask = embed(one, cache=cached.folder, encoder_hash=coder.hash)
+    expected, same = cached.lookup(one)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(mask, same)
+    assert x.dtype == np.float32 and mask.dtype == bool
+
+
+def test_other_prompts_are_encoded_beside_them(cached, coder, folder):
+  texts = ['a cat', CAPTIONS[1], 'a bird', 'a cat']
+  x, mask = embed(
+    texts, cache=cached.folder, encoder=folder, encoder_hash=coder.hash
+  )
+  expected, same = coder.encode(texts, LENGTH)
+  np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(mask, same)
+  np.testing.assert_array_equal(x[1:2], cached.lookup([CAPTIONS[1]])[0])
+  np.testing.assert_array_equal(x[0], x[3])
+  assert np.abs(x[0] - x[2]).max() > 1e-2
+
+
+def test_an_encoder_alone_will_do_also_on_a_mesh(coder, folder):
+  mesh = sharding.make_mesh(2, 4)
+  x, mask = embed(['a cat'], encoder=folder, mesh=mesh)
+  expected, same = coder.encode(['a cat'], LENGTH)
+  np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(mask, same)
+
+
+def test_with_several_processes_each_encodes_alone(coder, folder, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  mesh = sharding.make_mesh(8, 1)
+  x, _ = embed(['a cat'], encoder=folder, mesh=mesh)
+  np.testing.assert_array_equal(x, coder.encode(['a cat'], LENGTH)[0])
+
+
+def test_another_encoder_is_refused(cached, coder, tmp_path):
+  other = tiny_encoder.write(tmp_path / 'other', seed=1)
+  match = 'another than the one that the model was trained with.*encoder'
+  for cache, wanted in ((cached.folder, coder.hash), ('', coder.hash)):
+    with pytest.raises(WeightsError, match=match):
+      embed(['a cat'], cache=cache, encoder=other, encoder_hash=wanted)
+  # Nor are two encoders mixed where none is prescribed.
+  with pytest.raises(WeightsError, match=match):
+    embed(['a cat', 'b'], cache=cached.folder, encoder=other)
+  embed(['a cat'], encoder=other)
+  with pytest.raises(DataError, match='another encoder'):
+    embed(CAPTIONS, cache=cached.folder, encoder_hash='f' * 64)
+
+
+def test_what_is_missing_is_named(cached, tmp_path):
+  cases = (
+    ({}, r"'a cat'.*config\.text\.cache is empty.*--config\.text\.encoder="),
+    ({'cache': cached.folder}, f"'a cat' is not in {cached.folder}.*encoder="),
+  )
+  for where, match in cases:
+    with pytest.raises(ConfigError, match=match) as caught:
+      embed(['b', 'a cat'] if where else ['a cat'], **where)
+    assert '\n' not in str(caught.value)
+  with pytest.raises(DataError, match=r'no embeddings.*--mode=embed'):
+    embed(['b'], cache=tmp_path)
+  with pytest.raises(DataError, match='another length'):
+    embed(['b'], cache=cached.folder, max_length=LENGTH - 1)
+
+
+def test_a_cache_left_behind_is_not_needed_where_the_encoder_is(
+  coder, folder, tmp_path, capsys
+):
+  x, _ = embed(['b'], cache=tmp_path / 'gone', encoder=folder)
+  np.testing.assert_array_equal(x, coder.encode(['b'], LENGTH)[0])
+  assert 'gone' in capsys.readouterr().err
+
+
+def test_a_cut_prompt_is_warned_of(folder, capsys):
+  embed(['a cat', 'abc ' * 9], encoder=folder)
+  warned = capsys.readouterr().err
+  assert "'abc abc" in warned and 'a cat' not in warned
+
+
+def test_the_missing_package_is_named(folder, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'transformers', None)
+  with pytest.raises(
+    WeightsError, match=r"transformers.*pip install 'vdm_jax\[text\]'"
+  ):
+    embed(['a cat'], encoder=folder)

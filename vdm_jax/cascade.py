@@ -1,0 +1,234 @@
+"""A cascade: each stage makes finer videos of what the one before has made.
+
+Ho22 Fig. 2: a first model makes a video of low resolution and frame rate. The
+next one makes more frames, larger ones, or both at once, by reconstruction
+guidance towards the first one's frames: they are seen at 1/factor of its
+resolution, at every k-th of its frames, while it extends its own windows.
+
+A config of a cascade has the section `cascade`: `order`, the names of the
+stages from the first to the last, and a `config.stage` by each name. What the
+stages share (`count`, `seed`, `prompt`, …) stands in `sample`.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from vdm_jax import (
+  checkpoint,
+  errors,
+  request,
+  runtime,
+  sample,
+  sharding,
+)
+from vdm_jax import config as config_lib
+from vdm_jax.conditions import Conditions
+from vdm_jax.given import Given
+from vdm_jax.media import gallery
+
+Videos = UInt8[np.ndarray, 'n t h w 3']
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage, checked.
+
+  Attributes:
+    name: as the config calls it.
+    config: of the run that trained it, with the cascade's `sample` section.
+    checkpoints: of that run.
+    trained: what its model was trained with.
+    wanted: what it is to sample; what is given is filled in when it is made.
+    seen: the frames of its videos that the stage before has made.
+    factor: its size over that of the stage before.
+  """
+
+  name: str
+  config: Any
+  checkpoints: checkpoint.Checkpoints
+  trained: Conditions
+  wanted: request.Request
+  seen: tuple[int, ...]
+  factor: int
+
+
+def run(config, workdir: pathlib.Path, devices=None):
+  """Samples all stages, from the first to the last.
+
+  Leaves in the workdir: `stages/NAME/frames.npy`, samples of every stage and
+  the gallery. A run that was interrupted continues where it was.
+
+  Args:
+    config: of a cascade.
+    workdir: where the videos go.
+    devices: the devices to sample on, all by default.
+
+  Raises:
+    UserError: for whatever does not fit, before anything is sampled.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  stages = check(config, mesh)
+  previous = None
+  for number, stage in enumerate(stages):
+    c = stage.config.data
+    runtime.say(
+      f'stage {stage.name}: {stage.wanted.frames}×{c.size}×{c.size} in '
+      f'{len(stage.wanted.windows)} windows of {c.frames} frames'
+    )
+    wanted = dataclasses.replace(stage.wanted, given=seen(stage, previous))
+    model = sample.restore(stage.config, stage.checkpoints, stage.trained, mesh)
+    store = sample.open_store(workdir / 'stages' / stage.name, model, wanted)
+    clips = sample.draw(model, wanted, store)
+    if jax.process_index() == 0:
+      note = '' if previous is None else agreement(stage, clips, previous)
+      show(stage, workdir, clips, number, note)
+    previous = videos_of_all(clips)
+  if jax.process_index():
+    return
+  runtime.say(f'open {gallery.rebuild(workdir, title=config.name)}')
+  sample.print_scores(sample.score(stage.config, clips))
+
+
+def check(config, mesh) -> list[Stage]:
+  """All stages, with everything checked that can be before sampling.
+
+  Raises:
+    UserError: a stage has no checkpoint, is not of the size or stride that the
+      config says, does not fit the stage before, or cannot be sampled as asked.
+  """
+  if 'cascade' not in config:
+    raise errors.ConfigError(
+      'the config has no stages; use --config=configs/cascade.py, or add the '
+      'section `cascade` to yours'
+    )
+  stages = []
+  for name in config.cascade.order:
+    if name not in config.cascade:
+      raise errors.ConfigError(
+        f'config.cascade.order names {name!r}, which config.cascade does not '
+        'describe; add it, or leave it out'
+      )
+    before = config.cascade[config.cascade.order[len(stages) - 1]]
+    stages.append(_check_stage(config, name, before if stages else None, mesh))
+  return stages
+
+
+def _check_stage(config, name: str, before, mesh) -> Stage:
+  c = config.cascade[name]
+  if not c.workdir:
+    raise errors.ConfigError(
+      f'config.cascade.{name}.workdir is empty; name the workdir of the run '
+      'that trained this stage'
+    )
+  saved = pathlib.Path(c.workdir) / 'config.json'
+  if not saved.is_file():
+    raise errors.CheckpointError(
+      f'stage {name}: {c.workdir} holds no run; train it first, or mend '
+      f'config.cascade.{name}.workdir'
+    )
+  of_run = config_lib.from_json(saved.read_text()).unlock()
+  of_run.sample.update(config.sample)
+  of_run.sample.update(
+    c.sample, frames=c.frames, stride=c.stride, video='', known='', factor=1
+  )
+  config_lib.validate(of_run)
+  if of_run.data.size != c.size:
+    raise errors.ConfigError(
+      f'stage {name} was trained at {of_run.data.size} pixels, not {c.size}; '
+      f'mend config.cascade.{name}.size or workdir'
+    )
+  checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
+  trained = sample.trained_with(checkpoints, of_run)
+  positions, factor = (), 1
+  if before is not None:
+    positions, factor = _positions(name, before, c), c.size // before.size
+  given = Given(frames=positions if factor == 1 else ())
+  try:
+    wanted = request.make(of_run, trained, given=given, mesh=mesh)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'stage {name}: {e}') from e
+  return Stage(name, of_run, checkpoints, trained, wanted, positions, factor)
+
+
+def _positions(name: str, before, c) -> tuple[int, ...]:
+  """Where the frames of the stage before lie among those of this one."""
+  if before.stride % c.stride:
+    raise errors.ConfigError(
+      f'stage {name} has the frame stride {c.stride}, which does not divide '
+      f'{before.stride}, that of the stage before; use a divisor'
+    )
+  if c.size % before.size:
+    raise errors.ConfigError(
+      f'stage {name} has {c.size} pixels, no multiple of the {before.size} of '
+      'the stage before; use a multiple'
+    )
+  apart = before.stride // c.stride
+  last = apart * (before.frames - 1)
+  if not last < c.frames <= last + apart:
+    raise errors.ConfigError(
+      f'stage {name} is to make {c.frames} frames from {before.frames} that '
+      f'are {apart} apart; use {last + 1} to {last + apart}'
+    )
+  if c.size == before.size and apart == 1:
+    raise errors.ConfigError(
+      f'stage {name} has the size and the frame stride of the stage before; '
+      'leave it out'
+    )
+  return tuple(range(0, last + 1, apart))
+
+
+def seen(stage: Stage, previous: Videos | None) -> Given:
+  """What a stage knows: the videos of the stage before, if there is one."""
+  if previous is None:
+    return Given()
+  if stage.factor == 1:
+    return Given(full=previous, frames=stage.seen)
+  return Given(low=previous, low_frames=stage.seen, factor=stage.factor)
+
+
+def agreement(stage: Stage, clips: sample.Clips, previous: Videos) -> str:
+  """How far a stage's videos, made coarse again, are from those before."""
+  total, count, factor = 0.0, 0, stage.factor
+  for video, coarse in zip(clips.videos, previous, strict=True):
+    fine = np.asarray(video[list(stage.seen)], np.float64)
+    t, h, w, c = fine.shape
+    blocks = fine.reshape(t, h // factor, factor, w // factor, factor, c)
+    total += np.sum((blocks.mean((2, 4)) - coarse) ** 2)
+    count += coarse.size
+  text = (
+    'subsampled and downsampled it differs from the stage before by '
+    f'{(total / count) ** 0.5:.2f}/255 (root mean square)'
+  )
+  runtime.say(f'stage {stage.name}: {text}')
+  return text
+
+
+def videos_of_all(clips: sample.Clips) -> Videos:
+  """The videos in every process; the first one has made them."""
+  if jax.process_count() == 1:
+    return clips.videos
+  shape = np.zeros(5, np.int64)
+  if jax.process_index() == 0:
+    shape = np.array(clips.videos.shape)
+  shape = tuple(int(n) for n in sample.from_first(shape))
+  mine = np.zeros(shape, np.uint8)
+  if jax.process_index() == 0:
+    mine = np.asarray(clips.videos)
+  return sample.from_first(mine)
+
+
+def show(stage: Stage, workdir, clips: sample.Clips, number: int, note: str):
+  """Writes the samples of a stage."""
+  sample.write(
+    stage.config,
+    workdir,
+    clips,
+    name=f'stage_{number + 1}_{stage.name}',
+    title=f'Stage {number + 1}: {stage.name}',
+    note=note,
+  )
