@@ -52,7 +52,7 @@ def folder_source(config):
 
 def kinetics600_source(config):
   """A folder of videos and the official list of their classes."""
-  from vdm_jax.data import folder, kinetics
+  from vdm_jax.data import kinetics
 
   c = config.data
   path = _path(c, 'the folder of the videos')
@@ -61,9 +61,7 @@ def kinetics600_source(config):
       'config.data.list is empty; name the official CSV list with '
       '--config.data.list=FILE'
     )
-  return folder.Folder(
-    path, labels=kinetics.labels(c.list, path), **_reading(c)
-  )
+  return kinetics.Kinetics600(path, c.list, **_reading(c))
 
 
 def ucf101_source(config):

@@ -136,6 +136,8 @@ def _check_stage(config, name: str, before, mesh) -> Stage:
   of_run.sample.update(
     c.sample, frames=c.frames, stride=c.stride, video='', known='', factor=1
   )
+  for key in ('encoder', 'cache'):  # to encode the prompts with
+    of_run.text[key] = config.text[key] or of_run.text[key]
   config_lib.validate(of_run)
   if of_run.data.size != c.size:
     raise errors.ConfigError(

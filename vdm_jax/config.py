@@ -380,8 +380,10 @@ def choose(what: str, name: str, table):
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-  """The resolved settings as JSON text, keys sorted."""
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+  """The resolved settings of a model as JSON text, keys sorted."""
+  known = default().keys()
+  values = {k: v for k, v in config.to_dict().items() if k in known}
+  return json.dumps(values, indent=2, sort_keys=True) + '\n'
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,17 +172,19 @@ def test_captions_without_videos_are_refused(tmp_path):
 
 
 def test_examples_are_spread_and_always_the_same():
-  captions = captioned.Captions({f'{i:02}.mp4': [f'c{i}'] for i in range(10)})
+  table = {f'{i:02}.mp4': [f'c{i}'] for i in range(10)}
+  captions = captioned.Captions(table, list(table))
   assert captions(5) == ['c0', 'c2', 'c4', 'c6', 'c8']
   assert captions(12)[10:] == ['c0', 'c1']
   assert captions(0) == []
   assert captions() == sorted(f'c{i}' for i in range(10))
-  shuffled = dict(reversed(PAIRS.items()))
-  assert captioned.Captions(shuffled)(2) == captioned.Captions(PAIRS)(2)
+  orders = [list(table), list(reversed(table))]
+  assert len({tuple(captioned.Captions(table, o)(3)) for o in orders}) == 1
+  assert captioned.Captions(table, ['03.mp4'])() == ['c3']
 
 
 def test_every_caption_of_a_file_is_drawn_as_often():
-  captions = captioned.Captions(PAIRS)
+  captions = captioned.Captions(PAIRS, list(PAIRS))
   drawn = [
     captions.draw('a.mp4', np.random.default_rng(seed)) for seed in range(400)
   ]
@@ -191,16 +194,26 @@ def test_every_caption_of_a_file_is_drawn_as_often():
 
 
 def test_what_is_chosen_and_what_is_left_out():
-  captions = captioned.Captions(PAIRS)
-  chosen, problems = captions.choose(['a.mp4', 'd.mp4'])
+  files = ['a.mp4', 'd.mp4', 'e/f.mp4']
+  none = captioned.Classes(Path('x'), files)
+  chosen, problems = captioned.choose(files, none, PAIRS)
   assert chosen == ['a.mp4']
   assert problems == [
     ('d.mp4', 'no caption'),
+    ('e/f.mp4', 'no caption'),
     ('b/c.mp4', 'named by the captions, but not there'),
+  ]
+  assert captioned.choose(files, none, None) == (files, [])
+  folders = captioned.Classes(Path('x'), files, folders=True)
+  chosen, problems = captioned.choose(files, folders, PAIRS | {'e/f.mp4': 'f'})
+  assert chosen == ['e/f.mp4']
+  assert problems[:2] == [
+    ('a.mp4', 'in no class folder'),
+    ('d.mp4', 'no caption'),
   ]
 
 
 def test_a_text_is_not_a_list_of_captions():
   for wrong in ('a dog', []):
     with pytest.raises(DataError, match=r'list of captions.*a\.mp4'):
-      captioned.Captions({'a.mp4': wrong})
+      captioned.Captions({'a.mp4': wrong}, ['a.mp4'])

@@ -1,5 +1,6 @@
 """Still images: what the eye would see, and hostile files left out."""
 
+import io
 import json
 import os
 import pickle
@@ -156,12 +157,15 @@ def png(width, height):
 
 def test_files_that_mean_harm_are_left_out(tree, recwarn):
   whole = (tree / 'cat/a.png').read_bytes()
+  other = io.BytesIO()
+  Image.fromarray(picture()).save(other, 'TIFF')
   bad = {
     'bomb.png': (png(60000, 60000), 'too many pixels'),
     'large.png': (png(9500, 9500), 'too many pixels'),
     'edge.png': (png(8193, 8192), 'too many pixels'),
     'empty.jpg': (b'', 'no BMP, JPEG, PNG or WebP'),
     'text.jpg': (b'not an image', 'no BMP, JPEG, PNG or WebP'),
+    'other.png': (other.getvalue(), 'no BMP, JPEG, PNG or WebP'),
     'script.png': (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'no BMP, JPEG, PNG or WebP'),
     'cut.png': (whole[: len(whole) // 2], ''),
     'flipped.png': (whole[:60] + b'\0\0' + whole[62:], ''),

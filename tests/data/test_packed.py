@@ -75,7 +75,10 @@ class Fixed:
 def test_every_slot_has_its_own_text():
   videos, images = source().source, source().images
   words = Words(videos.words, 6)
-  read = lambda s: captioned.Captioned(s, words.encode, words.hash)  # noqa: E731
+
+  def read(s):
+    return captioned.Captioned(s, words.encode, words.hash)
+
   clip = packed.Packed(read(videos), read(images), 3).clip(
     7, np.random.default_rng(0)
   )

@@ -209,3 +209,22 @@ def test_seams_must_have_a_past_and_be_in_the_video():
   for args in ((videos[:0], [8]), (videos, [])):
     with pytest.raises(ValueError, match='give one or more'):
       seams.seam_errors(*args)
+
+
+def test_a_wide_video_is_as_wide_as_it_is():
+  size, radius = (16, 28), 3.2
+  free = np.array([8.0, 5.0]) + np.arange(FRAMES)[:, None] * [1.3, 0.7]
+  room = np.array(size[::-1]) - 2 * radius
+  cover = judge.coverage(
+    0,
+    centre=radius + judge.fold(free, room=room),
+    radius=np.full(FRAMES, radius),
+    height=size[0],
+    width=size[1],
+  )
+  paint = np.array(judge.COLOURS['cyan']) - judge.BACKGROUND
+  video = np.rint(cover[..., None] * paint + judge.BACKGROUND).astype(np.uint8)
+  assert seams.seam_error(video, [8, 12, 16]).max() < MEASUREMENT
+  # Where it would be in the square on the left.
+  video[12:] = np.roll(video, 8, axis=2)[12:]
+  assert seams.seam_error(video, [12])[0] == CAP

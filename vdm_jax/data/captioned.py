@@ -112,9 +112,9 @@ class Classes:
     self.names = tuple(sorted(set(every.values())))
     self._numbers = {name: i for i, name in enumerate(self.names)}
 
-  def choose(self, files) -> tuple[list[str], list[tuple[str, str]]]:
-    """The files that can be used, and (path, reason) of the others."""
-    return _choose(files, self._of, self._reason)
+  def reason_against(self, name: str) -> str | None:
+    """Why a file is left out; None if it is not."""
+    return self._reason if self._of and name not in self._of else None
 
   def label(self, name: str) -> np.int32:
     """Of a file; 0 if there are no classes."""
@@ -131,13 +131,16 @@ class Captions:
 
   Args:
     captions: of each path, one or more.
+    files: those of which they are wanted.
 
   Raises:
     DataError: a path has an empty list of captions.
   """
 
-  def __init__(self, captions: Mapping[str, Sequence[str]]):
-    self._of = {name: tuple(captions[name]) for name in sorted(captions)}
+  def __init__(
+    self, captions: Mapping[str, Sequence[str]], files: Sequence[str]
+  ):
+    self._of = {name: tuple(captions[name]) for name in sorted(files)}
     for name, texts in self._of.items():
       if isinstance(captions[name], str) or not texts:
         raise DataError(
@@ -163,27 +166,36 @@ class Captions:
     texts = self._of[name]
     return texts[int(rng.integers(len(texts)))]
 
-  def choose(self, files) -> tuple[list[str], list[tuple[str, str]]]:
-    """The files with a caption, and (path, reason) of files and captions."""
-    chosen, problems = _choose(files, self._of, 'no caption')
-    there = set(files)
-    reason = 'named by the captions, but not there'
-    return chosen, problems + [(n, reason) for n in self._of if n not in there]
-
-  def only(self, files) -> 'Captions':
-    """Those of the given files."""
-    return Captions({name: self._of[name] for name in files})
-
   def signature(self) -> dict[str, Any]:
     """What it adds to the identity of a source."""
     return {'captions': _hash(self._of)}
 
 
-def _choose(files, table, reason):
-  if table is None:
-    return list(files), []
-  chosen = [name for name in files if name in table]
-  return chosen, [(name, reason) for name in files if name not in table]
+def choose(
+  files: Sequence[str],
+  classes: Classes,
+  captions: Mapping[str, Sequence[str]] | None,
+) -> tuple[list[str], list[tuple[str, str]]]:
+  """The files that have what is asked for, and (path, reason) of the others.
+
+  Captions of files that are not there are among the others too.
+
+  Args:
+    files: all that there are.
+    classes: of these.
+    captions: of each path, if captions are asked for.
+  """
+  chosen, left_out = [], []
+  for name in files:
+    silent = captions is not None and name not in captions
+    reason = 'no caption' if silent else classes.reason_against(name)
+    if reason:
+      left_out.append((name, reason))
+    else:
+      chosen.append(name)
+  absent = set(captions or ()).difference(files)
+  reason = 'named by the captions, but not there'
+  return chosen, left_out + [(name, reason) for name in sorted(absent)]
 
 
 def _hash(table: Mapping[str, Any]) -> str:

@@ -74,39 +74,25 @@ class Folder:
     self.path = Path(path).expanduser()
     self.frames, self.size, self.stride = frames, size, stride
     self.resize, self.short = resize, short
-    names, self.problems = listing.find(self.path)
-    if not names:
-      raise DataError(
-        f'no videos ({self.path}); put files with the endings '
-        f'{", ".join(reading.SUFFIXES)} there'
-      )
+    names, barred = _find(self.path)
     self._classes = captioned.Classes(
       self.path, names, folders=classes, labels=labels
     )
     self.classes = self._classes.names
-    if captions is not None:
-      self.captions = captioned.Captions(captions)
-      names, problems = self.captions.choose(names)
-      self.problems += problems
-    names, problems = self._classes.choose(names)
-    self.problems += problems
+    names, left_out = captioned.choose(names, self._classes, captions)
     known, problems = index_lib.index(
       self.path,
       names,
       cache=Path(cache) if cache else runtime.cache_folder(),
       workers=workers or os.cpu_count() or 1,
     )
-    self.problems += problems
+    self.problems = barred + left_out + problems
     self._index = self._choose_long_enough(known)
     self.problems.sort()
     self.files = sorted(self._index)
-    if not self.files:
-      raise DataError(
-        f'no usable video ({self.path}: {summary(self.problems)}); replace them'
-      )
+    self._check_files()
     if captions is not None:
-      self.captions = self.captions.only(self.files)
-    self._warn_of_small_videos()
+      self.captions = captioned.Captions(captions, self.files)
 
   def __len__(self) -> int:
     return len(self.files)
@@ -172,7 +158,11 @@ class Folder:
     left_out = {name for name, _ in short}
     return {n: entry for n, entry in known.items() if n not in left_out}
 
-  def _warn_of_small_videos(self):
+  def _check_files(self):
+    if not self.files:
+      raise DataError(
+        f'no usable video ({self.path}: {summary(self.problems)}); replace them'
+      )
     small = [
       name
       for name, entry in self._index.items()
@@ -183,6 +173,17 @@ class Folder:
         f'{len(small)} videos are smaller than {self.size} pixels and will be '
         f'enlarged, such as {small[0]}'
       )
+
+
+def _find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+  """As `listing.find`, but no videos are an error."""
+  names, barred = listing.find(root)
+  if not names:
+    raise DataError(
+      f'no videos ({root}); put files with the endings '
+      f'{", ".join(reading.SUFFIXES)} there'
+    )
+  return names, barred
 
 
 def summary(problems, most: int = 3) -> str:

@@ -89,23 +89,18 @@ class Images:
       self.path, names, folders=classes, labels=labels, what='images'
     )
     self.classes = self._classes.names
-    if captions is not None:
-      self.captions = captioned.Captions(captions)
-      names, problems = self.captions.choose(names)
-      self.problems += problems
-    names, problems = self._classes.choose(names)
-    self.problems += problems
+    names, left_out = captioned.choose(names, self._classes, captions)
     self._headers, problems = _headers(
       self.path, names, workers or os.cpu_count() or 1
     )
-    self.problems = sorted(self.problems + problems)
+    self.problems = sorted(self.problems + left_out + problems)
     self.files = sorted(self._headers)
     if not self.files:
       raise DataError(
         f'no usable image ({self.path}: {summary(self.problems)}); replace them'
       )
     if captions is not None:
-      self.captions = self.captions.only(self.files)
+      self.captions = captioned.Captions(captions, self.files)
     self._warn_of_small_images()
 
   def __len__(self) -> int:

@@ -1,0 +1,57 @@
+"""Do images beside the video help? Ho22 Table 4 in miniature.
+
+    python -m vdm_jax.main --mode=reproduce \
+      --config=configs/repro/vdm_table4.py --workdir=runs/vdm_table4
+
+Three models of the same size and number of steps, with 0, 4 and 8 independent
+images behind each video. Hardware: two CPU cores.
+"""
+
+import ml_collections
+
+from vdm_jax import config as config_lib
+
+
+def get_config(variant=''):
+  c = config_lib.default()
+  c.name = 'vdm_table4'
+  c.data.source = 'shapes'
+  c.data.frames = 6
+  c.data.size = 16
+  c.model.labels = True
+
+  c.model.channels = 32
+  c.model.multipliers = (1, 2)
+  c.model.blocks = 1
+  c.model.attention_resolutions = (8,)
+  c.model.head_dim = 32
+  c.model.emb_dim = 128
+  c.model.emb_layers = 2
+  c.model.groups = 8
+  c.model.dtype = 'float32'
+
+  c.diffusion.prediction = 'v'
+  c.diffusion.weight = 'v'
+
+  c.optim.learning_rate = 2e-3
+  c.optim.warmup = 50
+  c.optim.ema = 0.995
+
+  c.train.batch_size = 16
+  c.train.steps = 1000
+  c.train.log_every = 20
+  c.train.checkpoint_every = 250
+  c.train.sample_every = 0
+
+  c.sample.count = 64
+  c.sample.batch_size = 32
+  c.sample.steps = 64
+
+  c.mesh.cpu_devices = 2
+
+  c.reproduce = ml_collections.ConfigDict()
+  c.reproduce.table = 'vdm_table4'
+  c.reproduce.seeds = (0, 1, 2)
+  return config_lib.variant(
+    c, variant, tiny=config_lib.TINY | {'reproduce.seeds': (0, 1)}
+  )
