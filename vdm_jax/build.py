@@ -120,29 +120,35 @@ def data(config) -> tuple[Source, Conditions]:
       it does not have.
   """
   make = config_lib.choose('config.data.source', config.data.source, SOURCES)
-  videos = _augmented(make, config)
-  with_text, told = _text(config, videos)
   c = config.data
+  videos, images = _augmented(make, config), None
+  if c.images:
+    single = config.copy_and_resolve_references().unlock()
+    single.data.update(frames=1, stride=1, strides=())
+    images = _augmented(still_images if c.image_path else make, single)
+  with_text, told = _text(config, videos, images)
   told = dataclasses.replace(
     told,
     classes=tuple(videos.classes) if config.model.labels else (),
     strides=tuple(c.strides),
   )
-  if not c.images:
-    return with_text(videos), told
-  single = config.copy_and_resolve_references().unlock()
-  single.data.update(frames=1, stride=1, strides=())
-  make = still_images if c.image_path else make
-  images = with_text(_augmented(make, single))
-  return packed.Packed(with_text(videos), images, c.images), told
+  videos = with_text(videos)
+  if images:
+    videos = packed.Packed(videos, with_text(images), c.images)
+  return videos, told
 
 
 def still_images(config):
-  """A folder of pictures, to be packed behind the videos."""
+  """A folder of pictures, with captions if they have any."""
   from vdm_jax.data import images
 
   c = config.data
-  return images.Images(c.image_path, size=c.size, resize=c.resize)
+  captions = None
+  if config.text.kind != 'none':
+    captions = images.captions_beside(c.image_path)
+  return images.Images(
+    c.image_path, size=c.size, resize=c.resize, captions=captions or None
+  )
 
 
 def _augmented(make, config) -> Source:
@@ -160,8 +166,10 @@ def _augmented(make, config) -> Source:
   return flips.Flipped(videos) if c.flip else videos
 
 
-def _text(config, videos) -> tuple[Callable[[Source], Source], Conditions]:
-  """What adds the text to a source, and what that text is."""
+def _text(
+  config, videos, images
+) -> tuple[Callable[[Source], Source], Conditions]:
+  """What adds the text to a source that has captions, and what that text is."""
   c = config.text
   config_lib.choose('config.text.kind', c.kind, TEXT_KINDS)
   if c.kind == 'none':
@@ -172,10 +180,15 @@ def _text(config, videos) -> tuple[Callable[[Source], Source], Conditions]:
       "has no captions; set it to 'none'"
     )
   examples = tuple(videos.captions(EXAMPLES))
+  if config.data.flip and config.data.source == 'shapes':
+    raise errors.ConfigError(
+      'config.data.flip would turn the shapes that move left, but not their '
+      'captions; set it to False'
+    )
   if c.kind == 'words':
-    words = Words(tuple(videos.words), c.max_length)
+    words = Words(captioned.vocabulary(videos, images), c.max_length)
     told = Conditions(text='words', words=words.vocabulary, examples=examples)
-    encode, name = words.encode, ' '.join(words.vocabulary)
+    options = {'encode': words.encode, 'name': words.hash}
   else:
     embeddings = cache.open_cache(_cache_folder(c))
     if embeddings.max_length != c.max_length:
@@ -189,8 +202,18 @@ def _text(config, videos) -> tuple[Callable[[Source], Source], Conditions]:
       encoder=embeddings.encoder,
       examples=examples,
     )
-    encode, name = embeddings.lookup, embeddings.encoder
-  return lambda source: captioned.Captioned(source, encode, name), told
+    options = {
+      'encode': embeddings.lookup,
+      'name': embeddings.encoder,
+      'known': embeddings,
+    }
+
+  def with_text(source):
+    if not hasattr(source, 'captions'):
+      return source
+    return captioned.Captioned(source, **options)
+
+  return with_text, told
 
 
 def _cache_folder(c) -> str:

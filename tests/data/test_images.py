@@ -253,7 +253,7 @@ def test_folders_that_cannot_be_used(tmp_path, tree, capsys):
   (tmp_path / 'useless').mkdir()
   (tmp_path / 'useless/a.png').write_bytes(b'x')
   for name, match in (
-    ('missing', 'No such file'),
+    ('missing', 'no such folder'),
     ('empty', r'no images.*\.jpeg'),
     ('useless', r'no usable image.*a\.png: no BMP'),
   ):

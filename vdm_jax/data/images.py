@@ -18,7 +18,7 @@ from vdm_jax.data import captioned
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data.folder import summary
 from vdm_jax.errors import DataError
-from vdm_jax.media import reading
+from vdm_jax.media import listing, reading
 from vdm_jax.progress import Progress
 from vdm_jax.text import captions as captions_lib
 
@@ -255,40 +255,11 @@ def _header(path: Path) -> _Header | str:
 
 
 def _find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
-  """As `listing.find`, for images.
-
-  Raises:
-    DataError: the folder cannot be listed, or has no images.
-  """
-  barred: list[OSError] = []
-  names, seen = [], set()
-  for place, inner, files in os.walk(
-    root, followlinks=True, onerror=barred.append
-  ):
-    real = os.path.realpath(place)
-    if real in seen:  # links may run in circles
-      inner.clear()
-      continue
-    seen.add(real)
-    inner[:] = sorted(name for name in inner if not name.startswith('.'))
-    names += [
-      Path(place, name).relative_to(root).as_posix()
-      for name in files
-      if name.lower().endswith(SUFFIXES) and not name.startswith('.')
-    ]
-  reasons = {
-    Path(error.filename): error.strerror or 'cannot be listed'
-    for error in barred
-  }
-  if root in reasons:
-    raise DataError(
-      f'the folder cannot be listed ({root}: {reasons[root]}); name a folder '
-      'of images'
-    )
+  """As `listing.find`, for images, of which there must be some."""
+  names, problems = listing.find(root, SUFFIXES, 'images')
   if not names:
     raise DataError(
       f'no images ({root}); put files with the endings {", ".join(SUFFIXES)} '
       'there'
     )
-  problems = [(p.relative_to(root).as_posix(), r) for p, r in reasons.items()]
-  return sorted(names), problems
+  return names, problems

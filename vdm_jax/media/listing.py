@@ -1,4 +1,4 @@
-"""Which videos lie below a folder."""
+"""Which videos, or other files, lie below a folder."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,19 @@ from vdm_jax.errors import DataError
 from vdm_jax.media import reading
 
 
-def find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+def find(
+  root: Path,
+  suffixes: tuple[str, ...] = reading.SUFFIXES,
+  what: str = 'videos',
+) -> tuple[list[str], list[tuple[str, str]]]:
   """The videos below a folder, as sorted relative paths, and what is barred.
 
   Links are followed, hidden files and folders are not looked at.
+
+  Args:
+    root: the folder.
+    suffixes: the endings of the files, in lower case.
+    what: how a message calls them.
 
   Returns:
     Paths with '/' between their parts, and (path, reason) of the sub-folders
@@ -20,9 +29,9 @@ def find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     DataError: `root` is not a folder that can be listed.
   """
   if not root.exists():
-    raise DataError(f'no such folder ({root}); name a folder of videos')
+    raise DataError(f'no such folder ({root}); name a folder of {what}')
   if not root.is_dir():
-    raise DataError(f'not a folder ({root}); name a folder of videos')
+    raise DataError(f'not a folder ({root}); name a folder of {what}')
   barred: list[OSError] = []
   names, seen = [], set()
   for folder, inner, files in os.walk(
@@ -37,7 +46,7 @@ def find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     names += [
       Path(folder, name).relative_to(root).as_posix()
       for name in files
-      if name.lower().endswith(reading.SUFFIXES) and not name.startswith('.')
+      if name.lower().endswith(suffixes) and not name.startswith('.')
     ]
   problems = []
   for error in barred:
