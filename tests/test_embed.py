@@ -136,16 +136,25 @@ def test_what_is_there_is_not_made_again(config, coder, tmp_path, encoded):
   check(tmp_path / 'cache', coder, [*TEXTS, 'new'])
 
 
+def ask_to_stop(encoded):
+  """A hook that does so once: the second time kills."""
+
+  def hook():
+    encoded.hook = lambda: None
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  return hook
+
+
 def test_asked_to_stop_it_keeps_what_there_is(
   config, coder, tmp_path, encoded, capsys
 ):
-  encoded.hook = lambda: os.kill(os.getpid(), signal.SIGTERM)
+  encoded.hook = ask_to_stop(encoded)
   with pytest.raises(errors.Preempted, match='32 of 40 captions') as caught:
     embed.run(config(), tmp_path)
   assert caught.value.status == 42 and 'continues' in str(caught.value)
   assert encoded == [TEXTS[:32]]  # one batch
   assert len(cache_lib.open_cache(tmp_path / 'cache')) == 32
-  encoded.hook = lambda: None
   embed.run(config(), tmp_path)
   assert encoded[1:] == [TEXTS[32:]]
   assert '32 of them embedded already' in capsys.readouterr().out
@@ -154,7 +163,7 @@ def test_asked_to_stop_it_keeps_what_there_is(
 
 def test_stopped_at_the_last_batch_it_is_done(config, tmp_path, encoded):
   (tmp_path / 'captions.txt').write_text('a')
-  encoded.hook = lambda: os.kill(os.getpid(), signal.SIGTERM)
+  encoded.hook = ask_to_stop(encoded)
   embed.run(config(), tmp_path)
   assert len(cache_lib.open_cache(tmp_path / 'cache')) == 1
 

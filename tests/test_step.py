@@ -1,12 +1,15 @@
 """The training step: the same on every mesh, in parts, and for bad numbers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, sharding, train
+from vdm_jax import build, conditions, rng, sharding, train
+from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
@@ -79,10 +82,14 @@ def test_fsdp_never_holds_a_whole_parameter():
   assert max(whole, default=0) <= 64
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(alone):
-  config = tiny.config(train__accumulate=4, model__dropout=0.0)
-  whole = run(tiny.config(model__dropout=0.0), jax.devices()[:1], 3)
-  parts = run(config, jax.devices()[:2], 3)
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+  options = {
+    'model__dropout': 0.0,
+    'model__labels': True,
+    'train__drop__label': 0.5,
+  }
+  whole = run(tiny.config(**options), jax.devices()[:1], 3)
+  parts = run(tiny.config(train__accumulate=4, **options), jax.devices()[:2], 3)
   for a, b in zip(parts[1], whole[1], strict=True):
     np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-5)
     np.testing.assert_allclose(a['grad_norm'], b['grad_norm'], rtol=1e-5)
@@ -98,6 +105,80 @@ def test_images_are_trained_on_beside_the_video():
     assert row['loss_video'] != row['loss_image']
   assert row['band_count'].sum() == 8 * 5
   assert int(state.step) == 2
+
+
+# What is drawn to decide lies below 1: no text is kept, and half the labels.
+RATES = {'label': 0.5, 'text': 1 - 2**-24}
+
+
+@pytest.fixture(scope='module')
+def told():
+  """Gradients without and with conditions left out, and a batch.
+
+  The parameters are not those of the start, where only the last layer learns.
+  """
+  config = tiny.config(
+    text__kind='words',
+    text__max_length=8,
+    model__labels=True,
+    model__dropout=0.0,
+    data__images=1,
+  )
+  source, trained = build.data(config)
+  model, objective = build.model(config, trained), build.objective(config)
+  params = jax.jit(
+    lambda: jax.tree.map(
+      lambda p: p + 0.1,
+      state_lib.init_params(model, jax.random.key(0), frames=3, size=8),
+    )
+  )()
+  batch = next(pipeline.batches(source, batch_size=8, seed=0))
+  names = ('video', *conditions.NAMES)
+  batch = {k: jnp.asarray(v) for k, v in batch.items() if k in names}
+  batch['index'] = jnp.arange(8)
+  batch['logsnr'] = jnp.linspace(-5.0, 5.0, 8)
+
+  def gradients(label, text):
+    return jax.jit(
+      lambda batch: jax.grad(step_lib.part_loss, has_aux=True)(
+        params,
+        model.apply,
+        dataclasses.replace(objective, drop_label=label, drop_text=text),
+        batch,
+        noise=rng.stream(0, 'noise'),
+        drop=rng.stream(0, 'drop'),
+        dropout=rng.stream(0, 'dropout'),
+      )[0]
+    )
+
+  return gradients(0.0, 0.0), gradients(**RATES), batch
+
+
+def test_what_a_model_is_never_told_it_does_not_learn(told):
+  of_all, of_some, batch = told
+  learned, grads = of_all(batch), of_some(batch)
+  assert all(np.any(g) for g in jax.tree.leaves(learned['text']))
+  assert not any(np.any(g) for g in jax.tree.leaves(grads['text']))
+  # All else learns on: what to make of a clip without a text.
+  del grads['text']
+  assert all(np.any(g) for g in jax.tree.leaves(grads))
+
+
+def test_a_step_leaves_out_what_its_key_says(told):
+  of_all, of_some, batch = told
+  keys = rng.per_example(rng.stream(0, 'drop'), batch['index'])
+  dropped = conditions.drop(conditions.choose(batch), keys=keys, **RATES)
+  assert 0 < np.sum(dropped['label'] == -1) < dropped['label'].size
+  assert not np.any(dropped['text_mask'])
+
+  def assert_close(a, b):
+    assert_allclose = np.testing.assert_allclose
+    jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-4, 1e-6), a, b)
+
+  grads = of_some(batch)
+  assert_close(grads, of_all(batch | dropped))
+  with pytest.raises(AssertionError):
+    assert_close(grads, of_all(batch | dropped | {'label': batch['label']}))
 
 
 def test_step_that_is_not_finite_changes_no_bit():

@@ -190,12 +190,7 @@ def _text(
     told = Conditions(text='words', words=words.vocabulary, examples=examples)
     options = {'encode': words.encode, 'name': words.hash}
   else:
-    embeddings = cache.open_cache(_cache_folder(c))
-    if embeddings.max_length != c.max_length:
-      raise errors.ConfigError(
-        f'config.text.max_length is {c.max_length}, but the embeddings in '
-        f'{c.cache} have {embeddings.max_length} tokens; set it to that'
-      )
+    embeddings = cache.open_cache(_cache_folder(c), max_length=c.max_length)
     told = Conditions(
       text='embeddings',
       text_dim=embeddings.dim,

@@ -433,6 +433,22 @@ def differences(saved, config) -> list[str]:
   return [f'{k}: {old[k]} → {new[k]}' for k in tied if old[k] != new[k]]
 
 
+def refuse_other(saved: str, config, *, what: str, advice: str):
+  """Raises CheckpointError unless `config` continues what `saved` began.
+
+  Args:
+    saved: JSON of `to_json`.
+    config: the settings of now.
+    what: has the saved settings, as the message calls it.
+    advice: what to do about it.
+  """
+  found = differences(from_json(saved), config)
+  if found:
+    raise errors.CheckpointError(
+      f'{what} is of another config ({"; ".join(found[:3])}); {advice}'
+    )
+
+
 def _flat(config: ml_collections.ConfigDict) -> dict:
   return _flat_dict(config.to_dict())
 

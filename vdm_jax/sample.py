@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
-  errors,
   rng,
   runtime,
   sharding,
@@ -113,7 +112,12 @@ def trained_with(checkpoints, config) -> Conditions:
     CheckpointError: there is none, or it is of another config.
   """
   meta = checkpoints.newest_meta()
-  refuse_other(meta, config)
+  config_lib.refuse_other(
+    json.dumps(meta['config']),
+    config,
+    what='the checkpoint',
+    advice='undo the change',
+  )
   return Conditions.from_json(meta['conditions'])
 
 
@@ -124,17 +128,6 @@ def restore(config, checkpoints, trained: Conditions, mesh) -> Model:
   runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
   generate = Generator(config, model, mesh)
   return Model(config, params, generate, trained, meta['step'])
-
-
-def refuse_other(trained: dict, config):
-  """Raises CheckpointError if a checkpoint was trained with another config."""
-  saved = config_lib.from_json(json.dumps(trained['config']))
-  differing = config_lib.differences(saved, config)
-  if differing:
-    raise errors.CheckpointError(
-      f'the checkpoint is of another config ({"; ".join(differing[:3])}); undo '
-      'the change'
-    )
 
 
 def abstract_params(config, model, mesh):

@@ -49,7 +49,14 @@ def run(config, workdir: pathlib.Path, devices=None):
   c = config.train
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
-  refuse_other(workdir, config)
+  saved = workdir / 'config.json'
+  if saved.is_file():
+    config_lib.refuse_other(
+      saved.read_text(),
+      config,
+      what=str(workdir),
+      advice='choose another --workdir, or undo the change',
+    )
   source, told = build.data(config)
   runtime.say(describe(source))
   model = build.model(config, told)
@@ -66,20 +73,6 @@ def run(config, workdir: pathlib.Path, devices=None):
   if state is None:
     state = init()
   trainer.fit(compiled, state)
-
-
-def refuse_other(workdir: pathlib.Path, config):
-  """Raises CheckpointError if the workdir holds a run of another config."""
-  path = workdir / 'config.json'
-  if not path.is_file():
-    return
-  saved = config_lib.from_json(path.read_text())
-  differing = config_lib.differences(saved, config)
-  if differing:
-    raise errors.CheckpointError(
-      f'{workdir} is of another config ({"; ".join(differing[:3])}); choose '
-      'another --workdir, or undo the change'
-    )
 
 
 def claim(workdir: pathlib.Path, config):
@@ -301,7 +294,7 @@ class Trainer:
   def restore(self, abstract):
     """The newest state of the workdir that can be read, or None."""
     if self.checkpoints.steps():
-      sample.refuse_other(self.checkpoints.newest_meta(), self.config)
+      sample.trained_with(self.checkpoints, self.config)
     found = self.checkpoints.restore(abstract)
     if found is None:
       return None

@@ -73,16 +73,9 @@ def plan(
   elif order == 'extension':
     windows = extension(frames, window, overlap)
   else:
-    keys = (frames - 1) // key_stride + 1
-    if keys < window:
-      raise errors.ConfigError(
-        f'{frames} frames with a key frame every {key_stride} have {keys} of '
-        f'them, and the model makes {window} at once; ask for '
-        f'{key_stride * (window - 1) + 1} frames or more'
-      )
-    fill = interpolation(frames, window, key_stride)
-    sparse = extension(keys, window, overlap)
-    windows = [_spread(w, key_stride) for w in sparse] + fill
+    windows = interpolation(frames, window, key_stride)
+    if not set(range(0, frames, key_stride)) <= set(given):
+      windows = _key_frames(frames, window, overlap, key_stride) + windows
   windows = [_know(w, frozenset(given)) for w in windows]
   return [w for w in windows if w.new]
 
@@ -143,11 +136,21 @@ def interpolation(frames: int, window: int, stride: int) -> list[Window]:
   return [w for w in plan if w.new]
 
 
-def _spread(window: Window, spacing: int) -> Window:
-  """The window of a video of key frames, in the whole video."""
-  return dataclasses.replace(
-    window, start=window.start * spacing, spacing=spacing
-  )
+def _key_frames(
+  frames: int, window: int, overlap: int, stride: int
+) -> list[Window]:
+  """Windows that make every stride-th frame, as a video of its own."""
+  keys = (frames - 1) // stride + 1
+  if keys < window:
+    raise errors.ConfigError(
+      f'{frames} frames with a key frame every {stride} have {keys} of them, '
+      f'and the model makes {window} at once; ask for '
+      f'{stride * (window - 1) + 1} frames or more'
+    )
+  return [
+    dataclasses.replace(w, start=w.start * stride, spacing=stride)
+    for w in extension(keys, window, overlap)
+  ]
 
 
 def _know(window: Window, given: frozenset[int]) -> Window:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html.parser
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -99,6 +100,31 @@ def test_a_long_sheet_is_bounded(tmp_path):
   )
   with Image.open(tmp_path / 'samples' / 'a' / 'sheet.png') as image:
     assert image.size == (162, 162)
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+  peaks = []
+  for length in (32, 128):
+    videos = np.lib.format.open_memmap(
+      tmp_path / f'{length}.npy', 'w+', np.uint8, shape=(1, length, 8, 8, 3)
+    )
+    tracemalloc.start()
+    gallery.write_samples(
+      tmp_path, 'a', videos, 8, items(1), {}, gifs=False, array=True
+    )
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+  frame = 128 * 128 * 3
+  assert peaks[0] > frame  # the control: one enlarged frame is seen
+  assert peaks[1] < peaks[0] + frame  # 96 more are not
+
+
+@pytest.mark.parametrize('length', [128, 129])
+def test_only_short_videos_become_gifs(tmp_path, length):
+  videos = np.zeros((1, length, 8, 8, 3), np.uint8)
+  here = gallery.write_samples(tmp_path, 'a', videos, 8, items(1), {})
+  assert (here / '0000.mp4').exists()
+  assert (here / '0000.gif').exists() == (length <= 128)
 
 
 def test_a_smaller_set_leaves_nothing_of_the_larger(tmp_path):

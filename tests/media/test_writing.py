@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -180,6 +181,39 @@ def test_grid_mp4_is_one_video_of_all(tmp_path):
   assert frames.shape == (2, 38 * 8, 38 * 8, 3)
   small = frames[:, 4::8, 4::8]
   assert error(small, writing.grid(videos)) < 6
+
+
+def peak(function, *args):
+  """Most memory in bytes that Python and numpy hold during a call."""
+  tracemalloc.start()
+  try:
+    function(*args)
+    return tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+  'write',
+  [
+    lambda path, videos: writing.write_mp4(path, videos[0], 8),
+    lambda path, videos: writing.write_grid_mp4(path, videos, 8),
+  ],
+)
+def test_memory_does_not_grow_with_the_length(tmp_path, write):
+  """A video may be a map of a file of any length."""
+  videos = np.lib.format.open_memmap(
+    tmp_path / 'a.npy', 'w+', np.uint8, shape=(2, 96, 16, 16, 3)
+  )
+  videos[:] = smooth(96, 16, 16)
+  path = tmp_path / 'a.mp4'
+  write(path, videos[:, :8])  # what is made once
+  short = peak(write, path, videos[:, :8])
+  long = peak(write, path, videos)
+  frames, _ = decode(path.read_bytes())
+  assert len(frames) == 96
+  assert short > frames[0].nbytes  # the control: one enlarged frame is seen
+  assert long < short + frames[0].nbytes  # 88 more are not
 
 
 def test_a_full_grid_stays_decodable():

@@ -29,7 +29,7 @@ from vdm_jax.media import writing
 # What a page holds at most: phones refuse more than some dozens of players.
 MAX_VIDEOS, MAX_BYTES = 48, 32 << 20  # single videos, before base64
 MAX_GRIDS, MAX_GRID_BYTES = 16, 16 << 20  # training steps
-_SHEET_SIDE = 16
+_SHEET_SIDE, _GIF_FRAMES = 16, 128  # a GIF is made in memory, so a short one
 
 Facts = Mapping[str, Any]
 
@@ -70,13 +70,13 @@ def write_samples(
 ) -> Path:
   """Writes a set of samples to `folder/samples/name`, replacing an older one.
 
-  The files are `0000.mp4`, `0000.gif` …, `grid.mp4` (the first clips side by
-  side), `sheet.png` (16 clips and 16 frames at most), and `videos.npy`.
+  The files are `0000.mp4` …, `0000.gif` … (up to 128 frames), `grid.mp4` (the
+  first clips side by side), `sheet.png` (16 × 16 frames at most), `videos.npy`.
 
   Args:
     folder: the run's folder.
     name: the set's name: letters, digits, `-`, `_` and `.`.
-    videos: uint8 `[n, t, h, w, 3]`.
+    videos: uint8 `[n, t, h, w, 3]`, in memory or a map of a long file.
     fps: frames per second.
     items: n mappings: `caption` is the text of a clip; the others, such as
       `seed`, `index` and `label`, are shown as they are called.
@@ -108,7 +108,7 @@ def write_samples(
   writing.write_grid_mp4(here / 'grid.mp4', videos[:tiles], rate)
   for i, video in enumerate(videos):
     writing.write_mp4(here / f'{i:04d}.mp4', video, rate)
-    if gifs:
+    if gifs and len(video) <= _GIF_FRAMES:
       writing.write_gif(here / f'{i:04d}.gif', video, rate)
   if array:
     writing.write_array(here / 'videos.npy', videos)

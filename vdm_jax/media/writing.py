@@ -2,7 +2,8 @@
 
 Every function takes uint8 numpy arrays and raises ValueError for any other
 type or shape. Files appear whole or not at all: each is written under another
-name in the same folder and then moved into place.
+name in the same folder and then moved into place. An MP4 takes the memory of
+a few frames however long it is, so a video may be a map of a file.
 
 Arguments are annotated as plain arrays and checked by hand, so that the
 message names the shape that was given, also without a type checker.
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -78,24 +79,16 @@ def encode_mp4(
     min_side: the shorter side's least length in pixels; 1 keeps the size.
 
   Returns:
-    The bytes of the file, the same for the same arguments.
+    The bytes of the file.
 
   Raises:
     ValueError: `video` is not uint8 `[t, h, w, 3]`, has no pixel, or `fps` is
       not a positive number.
   """
-  check_uint8(video, 'video', 't h w 3')
-  rate = frame_rate(fps)
-  video = _enlarge(video, display_scale(*video.shape[1:3], min_side=min_side))
-  video = np.pad(
-    video,
-    ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)),
-    mode='edge',
-  )
   # The muxer moves the index to the front by reopening the file by its name.
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, 'video.mp4')
-    _encode(path, video, rate=rate, crf=crf)
+    write_mp4(path, video, fps, crf=crf, min_side=min_side)
     return path.read_bytes()
 
 
@@ -108,7 +101,10 @@ def write_mp4(
   min_side: int = MIN_SIDE,
 ) -> None:
   """Writes `encode_mp4(video, fps)` to `path`; see there."""
-  write_bytes(path, encode_mp4(video, fps, crf=crf, min_side=min_side))
+  check_uint8(video, 'video', 't h w 3')
+  scale = display_scale(*video.shape[1:3], min_side=min_side)
+  size, rate = video.shape[1:3], frame_rate(fps)
+  _encode(path, video, size=size, rate=rate, scale=scale, crf=crf)
 
 
 def write_gif(
@@ -204,17 +200,29 @@ def grid(
       `columns` is not positive.
   """
   check_uint8(videos, 'videos', 'n t h w 3')
-  n, t, h, w, _ = videos.shape
+  rows, columns = _layout(videos, columns)
+  return np.stack([*_grid_frames(videos, rows, columns, gap=gap)])
+
+
+def _layout(videos: np.ndarray, columns: int | None) -> tuple[int, int]:
+  """Rows and columns of a grid."""
+  n, _, h, w, _ = videos.shape
   columns = math.ceil(math.sqrt(n * h / w)) if columns is None else columns
   if columns < 1:
     raise ValueError(f'columns must be positive, got {columns}')
   columns = min(columns, n)
-  rows = math.ceil(n / columns)
-  filled = np.full((rows * columns, *videos.shape[1:]), _BACKGROUND, np.uint8)
-  filled[:n] = videos
-  table = filled.reshape(rows, columns, t, h, w, 3)
-  frames = [contact_sheet(table[:, :, i], gap=gap) for i in range(t)]
-  return np.stack(frames)
+  return math.ceil(n / columns), columns
+
+
+def _grid_frames(
+  videos: np.ndarray, rows: int, columns: int, *, gap: int
+) -> Iterator[np.ndarray]:
+  """The frames of `grid`, one after the other."""
+  n, t, h, w, _ = videos.shape
+  table = np.full((rows * columns, h, w, 3), _BACKGROUND, np.uint8)
+  for i in range(t):
+    table[:n] = videos[:, i]
+    yield contact_sheet(table.reshape(rows, columns, h, w, 3), gap=gap)
 
 
 def grid_capacity(height: int, width: int) -> int:
@@ -236,11 +244,19 @@ def write_grid_mp4(
   Each clip is enlarged by `display_scale` as long as the grid's longer side
   stays within `MAX_SIDE`. Raises ValueError as `grid` and `encode_mp4`.
   """
-  small = grid(videos, columns=columns)
-  fitting = max(1, MAX_SIDE // max(small.shape[1:3]))
-  clip = display_scale(*videos.shape[2:4], min_side=min_side)
-  enlarged = _enlarge(small, min(clip, fitting))
-  write_mp4(path, enlarged, fps, crf=20, min_side=1)
+  check_uint8(videos, 'videos', 'n t h w 3')
+  rows, columns = _layout(videos, columns)
+  h, w = videos.shape[2:4]
+  size = rows * (h + 2) + 2, columns * (w + 2) + 2
+  scale = display_scale(h, w, min_side=min_side)
+  _encode(
+    path,
+    _grid_frames(videos, rows, columns, gap=2),
+    size=size,
+    rate=frame_rate(fps),
+    scale=max(1, min(scale, MAX_SIDE // max(size))),
+    crf=20,
+  )
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -276,19 +292,32 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     part.write_bytes(data)
 
 
-def _encode(path: Path, video: np.ndarray, *, rate: Fraction, crf: int) -> None:
+def _encode(
+  path: str | os.PathLike,
+  frames: Iterable[np.ndarray],
+  *,
+  size: tuple[int, int],
+  rate: Fraction,
+  scale: int,
+  crf: int,
+) -> None:
+  """Writes frames `[h, w, 3]` of one size as an MP4, enlarged one by one."""
   options = {'movflags': '+faststart'}
-  with av.open(str(path), 'w', format='mp4', options=options) as container:
+  with (
+    atomic_file(path) as part,
+    # FFmpeg takes what stands before a colon for a protocol, but not here.
+    av.open(str(part.absolute()), 'w', 'mp4', options=options) as container,
+  ):
     stream = container.add_stream('libx264', rate=rate)
-    stream.height, stream.width = video.shape[1:3]
+    stream.height, stream.width = (n * scale + n * scale % 2 for n in size)
     stream.pix_fmt = 'yuv420p'
     stream.options = {'crf': str(crf), 'preset': 'medium'}
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = _BT709
     context.color_range = av.video.reformatter.ColorRange.MPEG
-    for pixels in video:
+    for pixels in frames:
       frame = av.VideoFrame.from_ndarray(
-        np.ascontiguousarray(pixels), format='rgb24'
+        _enlarge(pixels, scale), format='rgb24'
       )
       frame = frame.reformat(
         format='yuv420p',
@@ -299,10 +328,11 @@ def _encode(path: Path, video: np.ndarray, *, rate: Fraction, crf: int) -> None:
     container.mux(stream.encode())
 
 
-def _enlarge(video: np.ndarray, scale: int) -> np.ndarray:
-  if scale == 1:
-    return video
-  return video.repeat(scale, axis=-3).repeat(scale, axis=-2)
+def _enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+  """Makes pixels squares, and odd sides even by one more line."""
+  large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+  h, w = large.shape[:2]
+  return np.pad(large, ((0, h % 2), (0, w % 2), (0, 0)), mode='edge')
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:

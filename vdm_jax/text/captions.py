@@ -79,9 +79,9 @@ def _from_csv(path: Path) -> list[Caption]:
         )
       found.append(_caption(path, reader.line_num, *_columns(row)))
   except csv.Error as error:
+    line = reader.line_num + 1  # it counts what was read well
     raise DataError(
-      f'a CSV file cannot be read ({path}, line {reader.line_num}: {error}); '
-      'mend it'
+      f'a CSV file cannot be read ({path}, line {line}: {error}); mend it'
     ) from error
   return found
 
