@@ -24,6 +24,7 @@ def get_config(variant=''):
   c.model.multipliers = (1, 2)
   c.model.blocks = 1
   c.model.attention_resolutions = (8,)
+  c.model.frame_positions = True
   c.model.head_dim = 32
   c.model.emb_dim = 128
   c.model.emb_layers = 2

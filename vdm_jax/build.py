@@ -254,6 +254,7 @@ def model(config, told: Conditions) -> unet.UNet:
     resample=c.resample,
     image_mode=c.image_mode,
     max_distance=config.data.frames - 1,
+    frame_positions=c.frame_positions,
     dtype=jnp.dtype(c.dtype),
     remat=c.remat,
   )

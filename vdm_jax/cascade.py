@@ -22,6 +22,7 @@ from vdm_jax import (
   checkpoint,
   errors,
   request,
+  rng,
   runtime,
   sample,
   sharding,
@@ -32,6 +33,17 @@ from vdm_jax.given import Given
 from vdm_jax.media import gallery
 
 Videos = UInt8[np.ndarray, 'n t h w 3']
+
+# Options of sampling that a stage fills in, with what leaves them alone.
+FILLED_IN = {
+  'frames': 0,
+  'stride': 0,
+  'video': '',
+  'start': 0,
+  'known': '',
+  'factor': 1,
+}
+SHOWN = 8  # videos of each stage but the last on the page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +86,17 @@ def run(config, workdir: pathlib.Path, devices=None):
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   stages = check(config, mesh)
   previous = None
-  for number, stage in enumerate(stages):
-    c = stage.config.data
-    runtime.say(
-      f'stage {stage.name}: {stage.wanted.frames}×{c.size}×{c.size} in '
-      f'{len(stage.wanted.windows)} windows of {c.frames} frames'
-    )
-    wanted = dataclasses.replace(stage.wanted, given=seen(stage, previous))
-    model = sample.restore(stage.config, stage.checkpoints, stage.trained, mesh)
-    store = sample.open_store(workdir / 'stages' / stage.name, model, wanted)
-    clips = sample.draw(model, wanted, store)
+  for number, stage in enumerate(stages, 1):
+    clips = make(stage, previous, workdir, mesh)
     if jax.process_index() == 0:
       note = '' if previous is None else agreement(stage, clips, previous)
-      show(stage, workdir, clips, number, note)
+      last = number == len(stages)
+      show(stage, workdir, clips, number, note, most=None if last else SHOWN)
     previous = videos_of_all(clips)
   if jax.process_index():
     return
   runtime.say(f'open {gallery.rebuild(workdir, title=config.name)}')
-  sample.print_scores(sample.score(stage.config, clips))
+  sample.print_scores(sample.score(stages[-1].config, clips))
 
 
 def check(config, mesh) -> list[Stage]:
@@ -106,55 +111,70 @@ def check(config, mesh) -> list[Stage]:
       'the config has no stages; use --config=configs/cascade.py, or add the '
       'section `cascade` to yours'
     )
-  stages = []
-  for name in config.cascade.order:
-    if name not in config.cascade:
+  order = config.cascade.order
+  if not order:
+    raise errors.ConfigError(
+      'config.cascade.order is empty; name the stages, from the first to the '
+      'last'
+    )
+  for name in order:
+    if name == 'order' or name not in config.cascade:
       raise errors.ConfigError(
         f'config.cascade.order names {name!r}, which config.cascade does not '
         'describe; add it, or leave it out'
       )
-    before = config.cascade[config.cascade.order[len(stages) - 1]]
-    stages.append(_check_stage(config, name, before if stages else None, mesh))
-  return stages
+  for key, unset in FILLED_IN.items():
+    if config.sample[key] != unset:
+      raise errors.ConfigError(
+        f'config.sample.{key} is {config.sample[key]!r}, but the stages of a '
+        'cascade say or make that themselves; leave it out'
+      )
+  return [_check_stage(config, number, mesh) for number in range(len(order))]
 
 
-def _check_stage(config, name: str, before, mesh) -> Stage:
+def _check_stage(config, number: int, mesh) -> Stage:
+  """The stage of that number, from 0."""
+  name = config.cascade.order[number]
   c = config.cascade[name]
+  seen, factor = (), 1
+  _check_section(config, name)
+  if number:
+    before = config.cascade[config.cascade.order[number - 1]]
+    seen, factor = _positions(name, before, c), c.size // before.size
+  try:
+    of_run = _config_of(config, name, factor)
+    checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
+    trained = sample.trained_with(checkpoints, of_run)
+    given = Given(frames=seen if factor == 1 else ())
+    wanted = request.make(of_run, trained, given=given, mesh=mesh)
+  except (errors.ConfigError, errors.CheckpointError) as e:
+    raise type(e)(f'stage {name}: {e}') from e
+  wanted = dataclasses.replace(wanted, seed=_seed(wanted.seed, number))
+  return Stage(name, of_run, checkpoints, trained, wanted, seen, factor)
+
+
+def _check_section(config, name: str):
+  """Raises UserError for what is wrong with `config.cascade.NAME` alone."""
+  c, here = config.cascade[name], f'config.cascade.{name}'
   if not c.workdir:
     raise errors.ConfigError(
-      f'config.cascade.{name}.workdir is empty; name the workdir of the run '
-      'that trained this stage'
+      f'{here}.workdir is empty; name the workdir of the run that trained this '
+      'stage'
     )
-  saved = pathlib.Path(c.workdir) / 'config.json'
-  if not saved.is_file():
+  if not (pathlib.Path(c.workdir) / 'config.json').is_file():
     raise errors.CheckpointError(
       f'stage {name}: {c.workdir} holds no run; train it first, or mend '
-      f'config.cascade.{name}.workdir'
+      f'{here}.workdir'
     )
-  of_run = config_lib.from_json(saved.read_text()).unlock()
-  of_run.sample.update(config.sample)
-  of_run.sample.update(
-    c.sample, frames=c.frames, stride=c.stride, video='', known='', factor=1
-  )
-  for key in ('encoder', 'cache'):  # to encode the prompts with
-    of_run.text[key] = config.text[key] or of_run.text[key]
-  config_lib.validate(of_run)
-  if of_run.data.size != c.size:
-    raise errors.ConfigError(
-      f'stage {name} was trained at {of_run.data.size} pixels, not {c.size}; '
-      f'mend config.cascade.{name}.size or workdir'
-    )
-  checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
-  trained = sample.trained_with(checkpoints, of_run)
-  positions, factor = (), 1
-  if before is not None:
-    positions, factor = _positions(name, before, c), c.size // before.size
-  given = Given(frames=positions if factor == 1 else ())
-  try:
-    wanted = request.make(of_run, trained, given=given, mesh=mesh)
-  except errors.ConfigError as e:
-    raise errors.ConfigError(f'stage {name}: {e}') from e
-  return Stage(name, of_run, checkpoints, trained, wanted, positions, factor)
+  for key in ('frames', 'size', 'stride'):
+    if c[key] < 1:
+      raise errors.ConfigError(f'{here}.{key} is {c[key]}; use 1 or more')
+  for key in c.sample:
+    if key in FILLED_IN or key == 'count':
+      raise errors.ConfigError(
+        f'{here}.sample.{key} is not for a stage to choose; leave it out'
+      )
+    config_lib.choose(f'a name in {here}.sample', key, tuple(config.sample))
 
 
 def _positions(name: str, before, c) -> tuple[int, ...]:
@@ -184,10 +204,54 @@ def _positions(name: str, before, c) -> tuple[int, ...]:
   return tuple(range(0, last + 1, apart))
 
 
-def seen(stage: Stage, previous: Videos | None) -> Given:
-  """What a stage knows: the videos of the stage before, if there is one."""
-  if previous is None:
-    return Given()
+def _config_of(config, name: str, factor: int):
+  """The config of the run of a stage, with what it is to sample."""
+  c, order = config.cascade[name], config.cascade.order
+  saved = pathlib.Path(c.workdir) / 'config.json'
+  of_run = config_lib.from_json(saved.read_text()).unlock()
+  of_run.sample.update(config.sample)
+  # The files of all stages play at the same speed.
+  rate = config.sample.frame_rate * config.cascade[order[-1]].stride / c.stride
+  of_run.sample.frame_rate = rate
+  of_run.sample.update(c.sample)
+  of_run.sample.update(frames=c.frames, stride=c.stride, factor=factor)
+  for key in ('encoder', 'cache'):  # to encode the prompts with
+    of_run.text[key] = config.text[key] or of_run.text[key]
+  config_lib.validate(of_run)
+  if of_run.data.size != c.size:
+    raise errors.ConfigError(
+      f'it was trained at {of_run.data.size} pixels, not {c.size}; mend '
+      f'config.cascade.{name}.size or workdir'
+    )
+  return of_run.lock()
+
+
+def _seed(seed: int, number: int) -> int:
+  """A seed for each stage: with the same one they would draw the same noise.
+
+  The first stage makes what its model alone makes of the seed.
+  """
+  if not number:
+    return seed
+  return int(jax.random.bits(rng.stream(seed, 'stage', number)))
+
+
+def make(stage: Stage, previous: Videos | None, workdir, mesh) -> sample.Clips:
+  """Samples one stage, as far as it is not finished."""
+  c, wanted = stage.config.data, stage.wanted
+  runtime.say(
+    f'stage {stage.name}: {wanted.frames}×{c.size}×{c.size} in '
+    f'{len(wanted.windows)} windows of {c.frames} frames'
+  )
+  if previous is not None:
+    wanted = dataclasses.replace(wanted, given=seen(stage, previous))
+  model = sample.restore(stage.config, stage.checkpoints, stage.trained, mesh)
+  store = sample.open_store(workdir / 'stages' / stage.name, model, wanted)
+  return sample.draw(model, wanted, store)
+
+
+def seen(stage: Stage, previous: Videos) -> Given:
+  """What a stage knows: the videos of the stage before."""
   if stage.factor == 1:
     return Given(full=previous, frames=stage.seen)
   return Given(low=previous, low_frames=stage.seen, factor=stage.factor)
@@ -224,13 +288,23 @@ def videos_of_all(clips: sample.Clips) -> Videos:
   return sample.from_first(mine)
 
 
-def show(stage: Stage, workdir, clips: sample.Clips, number: int, note: str):
-  """Writes the samples of a stage."""
+def show(
+  stage: Stage,
+  workdir,
+  clips: sample.Clips,
+  number: int,
+  note: str,
+  most: int | None,
+):
+  """Writes the first `most` samples of a stage; all of them if None."""
+  shown = dataclasses.replace(
+    clips, videos=clips.videos[:most], items=clips.items[:most]
+  )
   sample.write(
     stage.config,
     workdir,
-    clips,
-    name=f'stage_{number + 1}_{stage.name}',
-    title=f'Stage {number + 1}: {stage.name}',
+    shown,
+    name=f'stage_{number}_{stage.name}',
+    title=f'Stage {number}: {stage.name}',
     note=note,
   )

@@ -76,6 +76,7 @@ def _model() -> ml_collections.ConfigDict:
   c.dropout = 0.0
   c.resample = 'plain'  # plain (VDM) or residual (PYoCo)
   c.image_mode = 'self_attend'  # packed images; or bypass
+  c.frame_positions = False  # tell each frame its number; ours
   c.labels = False  # condition on the class
   c.dtype = 'bfloat16'  # of the computation; parameters are float32
   c.remat = 'none'  # recompute activations: none, attention, block

@@ -179,6 +179,31 @@ def test_inflated_network_starts_as_the_image_network(params):
   assert np.abs(forward()(params, z) - image).max() > 0.01
 
 
+def test_frame_positions_tell_equal_frames_apart(randomize):
+  told = {'frame_positions': True, 'multipliers': (1,), 'num_classes': 0}
+  told |= {'attention_resolutions': (), 'temporal': False}
+  z = jnp.tile(video(frames=1), (1, FRAMES, 1, 1, 1))
+  params = randomize(unet(**told), z, LOGSNR[:, 0])
+
+  def apply(params, image_frames, **kwargs):
+    net = unet(**(told | kwargs))
+    return jit(
+      lambda z: net.apply(
+        {'params': params}, z, LOGSNR[:, 0], image_frames=image_frames
+      )
+    )(z)
+
+  frames = apply(params['params'], 2)
+  first = np.broadcast_to(frames[:, :1], frames.shape)
+  np.testing.assert_array_equal(
+    differs(frames, first), [False, True, True, False, False]
+  )
+  # Negative control: nothing else tells them apart.
+  other = {k: v for k, v in params['params'].items() if k != 'frame'}
+  alike = apply(other, 2, frame_positions=False)
+  assert not differs(alike, alike[:, ::-1]).any()
+
+
 def test_no_gradient_of_the_image_loss_reaches_the_video(params):
   call = functools.partial(unet().apply, label=LABEL, image_frames=2)
 

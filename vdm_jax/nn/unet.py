@@ -29,6 +29,7 @@ from vdm_jax.nn.embeddings import (
   check_text,
   expand_slots,
   null_text,
+  sinusoidal,
 )
 
 RESAMPLES = ('plain', 'residual')
@@ -91,8 +92,8 @@ class UNet(nn.Module):
 
   Parameters are float32 and do not depend on frames or image_frames. Paths:
   `conv_in`, `emb/dense_I`, `label/embedding`, `text` (`embedding`, `norm`,
-  `key`, `value`, `query`, `out`), `stride/embedding`, `down_L_I`, `mid_I`,
-  `up_L_I` (each with `res`, `spatial`, `temporal`), `down_L_resample`,
+  `key`, `value`, `query`, `out`), `stride/embedding`, `frame`, `down_L_I`,
+  `mid_I`, `up_L_I` (each with `res`, `spatial`, `temporal`), `down_L_resample`,
   `up_L_resample`, `norm_out`, `conv_out`; L counts from full resolution.
   """
 
@@ -112,6 +113,7 @@ class UNet(nn.Module):
   resample: str = 'plain'  # 'plain' convolutions (Ho22), 'residual' (Ge23)
   image_mode: str = 'self_attend'  # (Ho22), or 'bypass' (Ge23)
   max_distance: int = 15  # clip of relative positions; ours: 16 frames' all
+  frame_positions: bool = False  # tell each frame its number; ours
   groups: int = 32  # of the norms, at most one a channel
   temporal: bool = True  # False: a network of images, frame by frame
   remat: str = 'none'  # recomputed going back: 'none', 'attention', 'block'
@@ -220,6 +222,12 @@ class UNet(nn.Module):
       expand_slots(row, frames=frames, image_frames=image_frames, name=name)
       for name, row in rows.items()
     )
+    if self.frame_positions:
+      # An image is a video of one frame, so its number is 0.
+      numbers = jnp.pad(jnp.arange(frames - image_frames), (0, image_frames))
+      waves = sinusoidal(numbers.astype(jnp.float32), self.channels)
+      row = nn.Dense(self.emb_dim, name='frame')(waves)
+      conditions += (jnp.tile(row[None], (logsnr.shape[0], 1, 1)),)
     mlp = ConditioningMLP(
       self.channels, self.emb_dim, self.emb_layers, name='emb'
     )
