@@ -13,10 +13,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from tests import tiny
-from vdm_jax import cascade, errors, main, sample, sharding, step, train
+from tests import standins, tiny
+from vdm_jax import cascade, errors, main, sharding, train
 from vdm_jax import config as config_lib
-from vdm_jax.generate import Generator
 
 ONE = jax.devices()[:1]
 SIZES = {'small': 8, 'large': 16}
@@ -24,220 +23,279 @@ SIZES = {'small': 8, 'large': 16}
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-  """The folder of both models' workdirs."""
+  """The folder of both models' workdirs; what they have learnt is nothing."""
   folder = tmp_path_factory.mktemp('runs')
-  for name, size in SIZES.items():
-    config = tiny.config(
-      train__steps=2,
-      data__size=size,
-      data__strides=(4, 1),
-      model__attention_resolutions=(),
-    )
-    train.run(config, folder / name, ONE)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, 'compile_step', standins.no_step)
+    for name, size in SIZES.items():
+      config = tiny.config(
+        train__steps=2,
+        data__size=size,
+        data__strides=(4, 1),
+        model__attention_resolutions=(),
+      )
+      train.run(config, folder / name, ONE)
   return folder
 
 
-def config(runs, *stages, **overrides):
+@pytest.fixture
+def drawn(monkeypatch):
+  return standins.Windows(monkeypatch)
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+  """Writes no files of the samples."""
+  monkeypatch.setattr(cascade, 'show', lambda *_, **__: None)
+
+
+def config(runs, *stages, count=3):
   """A cascade of stages, each (name, model, frames, stride, its options)."""
-  c = tiny.config(sample__count=3, **overrides).unlock()
+  c = tiny.config(sample__count=count).unlock()
   c.cascade = ml_collections.ConfigDict({'order': tuple(s[0] for s in stages)})
   for name, model, frames, stride, options in stages:
     stage = config_lib.stage(**options)
     stage.workdir, stage.size = str(runs / model), SIZES[model]
     stage.frames, stage.stride = frames, stride
     c.cascade[name] = stage
-  return c.lock()
+  return c
 
 
-def both_at_once(runs, frames=9, overlap=1, **options):
+def both_at_once(runs, frames=9, *, count=3, **options):
   return config(
     runs,
     ('base', 'small', 3, 4, {}),
-    ('super', 'large', frames, 1, {'overlap': overlap} | options),
+    ('super', 'large', frames, 1, {'overlap': 1} | options),
+    count=count,
   )
-
-
-class Drawn:
-  """A stand-in for `Generator.__call__`: noise of the keys, and a record.
-
-  Attributes:
-    calls: (height, told strides, known, seen), where `known` and `seen` map
-      positions in the window to uint8 frames `[b, h, w, 3]`.
-    most: how many calls before it fails.
-  """
-
-  def __init__(self):
-    self.calls, self.most = [], 10**6
-
-  def __call__(self, shape, keys, told, observation):
-    if len(self.calls) == self.most:
-      raise KeyboardInterrupt
-    parts = {1: {}, 2: {}}
-    for part in observation.parts if observation else ():
-      frames = np.moveaxis(np.asarray(step.to_uint8(part.values)), 1, 0)
-      parts[part.factor] |= dict(zip(part.indices, frames, strict=True))
-    known, seen = parts[1], parts[2]
-    self.calls.append((shape[1], set(told['stride'].tolist()), known, seen))
-    draws = [
-      np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-      for seed in np.asarray(jax.random.key_data(keys))
-    ]
-    videos = np.stack(draws)
-    for i, frame in known.items():
-      videos[:, i] = frame
-    return videos
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  drawn = Drawn()
-
-  def draw(self, params, *, keys, told, steps, observation=None, tick=None):
-    return drawn(self.shape, keys, told, observation)
-
-  monkeypatch.setattr(Generator, '__call__', draw)
-  return drawn
 
 
 def videos(workdir, name):
   return np.load(workdir / 'stages' / name / 'frames.npy')
 
 
-def coarse(video, factor):
-  """Means of blocks, by a loop."""
-  n = len(video[0, 0]) // factor
-  out = np.zeros((*video.shape[:-3], n, n, 3))
-  for i, j in np.ndindex(n, n):
-    rows = slice(i * factor, (i + 1) * factor)
-    columns = slice(j * factor, (j + 1) * factor)
-    out[..., i, j, :] = video[..., rows, columns, :].mean((-3, -2))
-  return out
-
-
-def printed(capsys):
-  """The agreements printed, by stage."""
-  found = re.findall(
-    r'stage (\w+): sub.* by ([\d.]+)/255', capsys.readouterr().out
+def coarse(video):
+  """Means of blocks of 2×2 pixels."""
+  return sum(
+    video[..., i::2, j::2, :].astype(float) / 4 for i, j in np.ndindex(2, 2)
   )
+
+
+def distance(a, b):
+  """Root mean square, as it is printed."""
+  return pytest.approx(np.sqrt(np.mean((a - b.astype(float)) ** 2)), abs=0.0051)
+
+
+def agreements(capsys):
+  """What was printed, by stage."""
+  text = capsys.readouterr().out
+  found = re.findall(r'stage (\w+): sub.* by ([\d.]+)/255', text)
   return {name: float(value) for name, value in found}
 
 
-@pytest.mark.parametrize('frames', [9, 10, 11, 12])
-@pytest.mark.parametrize('overlap', [0, 1, 2])
+@pytest.mark.parametrize(
+  ('frames', 'overlap'), [(9, 0), (9, 1), (10, 1), (11, 2), (12, 1), (12, 0)]
+)
 def test_each_window_sees_what_there_is(
-  runs, tmp_path, drawn, capsys, frames, overlap
+  runs, tmp_path, drawn, unseen, capsys, frames, overlap
 ):
-  cascade.run(both_at_once(runs, frames, overlap), tmp_path, ONE)
+  cascade.run(both_at_once(runs, frames, overlap=overlap), tmp_path, ONE)
   low, high = videos(tmp_path, 'base'), videos(tmp_path, 'super')
   assert low.shape == (3, 3, 8, 8, 3) and high.shape == (3, frames, 16, 16, 3)
   (first, *rest), made = drawn.calls, set()
-  assert first == (8, {0}, {}, {})  # stride 4 is the first of the two
+  assert first.size == 8 and not first.known and not first.seen
+  assert set(first.told['stride']) == {0}  # the first of the strides 4 and 1
   starts = [*range(0, frames - 3, 3 - overlap), frames - 3]
   assert len(rest) == len(starts)
-  for start, (size, strides, known, seen) in zip(starts, rest, strict=True):
-    window = range(start, start + 3)
-    assert (size, strides) == (16, {1})
-    assert {start + i for i in known} == made & set(window)
-    assert {start + i for i in seen} == ({0, 4, 8} & set(window)) - made
-    for i, frame in known.items():
+  for start, call in zip(starts, rest, strict=True):
+    assert call.size == 16 and set(call.told['stride']) == {1}
+    window = set(range(start, start + 3))
+    assert {start + i for i in call.known} == made & window
+    assert {start + i for i in call.seen} == ({0, 4, 8} & window) - made
+    for i, frame in call.known.items():
       np.testing.assert_array_equal(frame[:3], high[:, start + i])
-    for i, frame in seen.items():
+    for i, frame in call.seen.items():
       np.testing.assert_array_equal(frame[:3], low[:, (start + i) // 4])
-    made |= set(window)
-  error = coarse(high[:, [0, 4, 8]], 2) - low
-  rms = np.sqrt(np.mean(error**2))
-  assert printed(capsys) == {'super': pytest.approx(rms, abs=0.006)}
+    made |= window
+  found = agreements(capsys)
+  assert found == {'super': distance(coarse(high[:, [0, 4, 8]]), low)}
+  assert found != {'super': distance(coarse(high[:, [0, 4, 7]]), low)}
 
 
-def test_time_and_space_one_after_the_other(runs, tmp_path, drawn, capsys):
+def test_time_and_then_space(runs, tmp_path, drawn, capsys):
   c = config(
     runs,
     ('base', 'small', 3, 4, {}),
     ('smooth', 'small', 11, 1, {'overlap': 1}),
     ('large', 'large', 11, 1, {'overlap': 2}),
-    sample__count=10,
+    count=9,
   )
+  c.sample.batch_size = 16
   cascade.run(c, tmp_path, ONE)
   base, smooth, large = (videos(tmp_path, n) for n in c.cascade.order)
-  assert smooth.shape == (10, 11, 8, 8, 3) and large.shape[1:3] == (11, 16)
+  assert smooth.shape == (9, 11, 8, 8, 3)
+  assert large.shape == (9, 11, 16, 16, 3)
   np.testing.assert_array_equal(smooth[:, [0, 4, 8]], base)
-  assert not any(seen for size, *_, seen in drawn.calls if size == 8)
-  # The frames that are given are known from the start, also those to come.
-  assert [sorted(call[2]) for call in drawn.calls[2:6:2]] == [[0], [0, 2]]
-  shown = coarse(large, 2) - smooth
-  assert printed(capsys) == {
+  _, *more = drawn.calls
+  # Frames 0, 4 and 8 are known from the start: (0 1 2), (2 3 4), (4 5 6), …
+  known = [sorted(call.known) for call in more if call.size == 8]
+  assert known == [[0], [0, 2], [0], [0, 2], [0]]
+  seen = [sorted(call.seen) for call in more if call.size == 16]
+  assert seen == [[0, 1, 2]] + 8 * [[2]]
+  assert agreements(capsys) == {
     'smooth': 0,
-    'large': pytest.approx(np.sqrt(np.mean(shown**2)), abs=0.006),
+    'large': distance(coarse(large), smooth),
   }
   about = [
     json.loads(path.read_text())
     for path in sorted(tmp_path.glob('samples/*/section.json'))
   ]
   assert [a['title'].split()[-1] for a in about] == ['base', 'smooth', 'large']
-  assert [a['fps'] for a in about] == [2, 8, 8]  # all last as long
-  assert [len(a['items']) for a in about] == [8, 8, 10]
+  assert [a['fps'] for a in about] == [2, 8, 8]  # all last equally long
+  assert [len(a['items']) for a in about] == [8, 8, 9]
+  assert 'it differs' in (tmp_path / 'index.html').read_text()
+
+
+def test_guidance_brings_the_stages_together(runs, tmp_path, unseen, capsys):
+  """A new network is the denoiser of white noise, of which little is free."""
+  found = {}
+  for weight in (1e-6, 2.0):
+    c = config(
+      runs,
+      ('base', 'small', 3, 4, {}),
+      ('super', 'large', 3, 4, {'guidance_weight': weight}),
+      count=2,
+    )
+    c.sample.update(batch_size=2, steps=8)
+    cascade.run(c, tmp_path, ONE)  # the base is the same, and kept
+    base, high = videos(tmp_path, 'base'), videos(tmp_path, 'super')
+    found[weight] = agreements(capsys)['super']
+    assert found[weight] == distance(coarse(high), base)
+    assert base.std() > 50 and high.std() > 50
+  assert found[2.0] < 0.2 * found[1e-6]
 
 
 def test_stages_draw_different_noise(runs):
-  """With one seed the first numbers of both would be the same."""
+  """Equal seeds would make one's noise the beginning of the other's."""
   mesh = sharding.make_mesh(devices=ONE)
-  first, second = (
-    s.wanted.seed for s in cascade.check(both_at_once(runs), mesh)
-  )
-  assert first == 0 != second
-  other = both_at_once(runs).unlock()
-  other.sample.seed = 1
-  seeds = [s.wanted.seed for s in cascade.check(other, mesh)]
-  assert seeds[0] == 1 and len({first, second, *seeds}) == 4
+  seeds = []
+  for seed in (0, 1):
+    c = both_at_once(runs)
+    c.sample.seed = seed
+    seeds += [stage.wanted.seed for stage in cascade.check(c, mesh)]
+  assert seeds[::2] == [0, 1]  # the base is what its model makes alone
+  assert len(set(seeds)) == 4
 
 
-def test_an_interrupted_run_continues(runs, tmp_path, drawn):
-  """Ten videos in two batches: 2 windows of the base, 8 of the super."""
-  c = both_at_once(runs).unlock()
-  c.sample.count = 10
+def test_an_interrupted_run_continues(runs, tmp_path, drawn, unseen):
+  """Nine videos are two batches: 2 windows of the base, 8 of the super."""
+  c = both_at_once(runs, count=9)
   cascade.run(c, tmp_path / 'whole', ONE)
-  whole = len(drawn.calls)
-  assert whole == 10
-  for most in (1, 2, 5, 9):
+  assert len(drawn.calls) == 10
+  for most in (1, 2, 7):
     workdir = tmp_path / str(most)
     drawn.calls, drawn.most = [], most
     with pytest.raises(KeyboardInterrupt):
       cascade.run(c, workdir, ONE)
-    drawn.calls, drawn.most = [], whole - most
+    drawn.calls, drawn.most = [], 10 - most  # what is left, and no more
     cascade.run(c, workdir, ONE)
-    assert len(drawn.calls) == whole - most
     for name in c.cascade.order:
       np.testing.assert_array_equal(
         videos(workdir, name), videos(tmp_path / 'whole', name)
       )
-  drawn.calls, drawn.most = [], 0
-  cascade.run(c, tmp_path / 'whole', ONE)  # makes nothing
 
 
-def test_another_base_makes_everything_anew(runs, tmp_path, drawn):
-  c = both_at_once(runs).unlock()
-  cascade.run(c, tmp_path, ONE)
-  before = videos(tmp_path, 'super')
-  drawn.calls = []
-  c.cascade.base.sample.steps = 2
-  c.sample.seed = 5
-  cascade.run(c, tmp_path, ONE)
-  assert len(drawn.calls) == 5
-  assert (videos(tmp_path, 'super') != before).any()
-
-
-def test_guidance_makes_the_stages_agree(runs, tmp_path, capsys):
-  """The whole thing, with real models: frames and pixels at once."""
-  found = {}
-  for weight in (1e-6, 4.0):
-    c = both_at_once(runs, guidance_weight=weight, steps=8).unlock()
-    c.sample.update(count=2, batch_size=2)
-    cascade.run(c, tmp_path / str(weight), ONE)
-    found |= {weight: printed(capsys)['super']}
-  print(found)
-  assert found[4.0] < 0.5 * found[1e-6]
+def test_only_what_has_changed_is_made_again(runs, tmp_path, drawn, unseen):
+  c = both_at_once(runs)
+  counts = []
+  for change in ({}, {}, {'cascade.super.sample.steps': 2}, {'sample.seed': 5}):
+    c.update_from_flattened_dict(change)
+    drawn.calls = []
+    cascade.run(c, tmp_path, ONE)
+    counts.append(len(drawn.calls))
+  assert counts == [5, 0, 4, 5]
 
 
 BAD = {
-  'no section': (lambda c: c.__delattr__('cascade'), 'configs/cascade.py'),
-}
+  'no workdir': ({'cascade.super.workdir': ''}, 'super.workdir is empty'),
+  'no run': ({'cascade.super.workdir': '/nowhere'}, 'stage super: /nowhere'),
+  'other size': ({'cascade.super.size': 32}, 'stage super.* 16 .*not 32'),
+  'no multiple': ({'cascade.super.size': 20}, '20 pixels, no multiple of .* 8'),
+  'smaller': ({'cascade.super.size': 4}, '4 pixels, no multiple'),
+  'unknown stride': ({'cascade.super.stride': 2, 'cascade.super.frames': 5},
+                     r'stage super: .*\(4, 1\)'),
+  'no divisor': ({'cascade.super.stride': 3}, 'stride 3, which .*divide 4'),
+  'no stride': ({'cascade.super.stride': 0}, 'super.stride is 0'),
+  'too short': ({'cascade.super.frames': 8}, 'use 9 to 12'),
+  'too long': ({'cascade.super.frames': 13}, 'use 9 to 12'),
+  'no progress': (
+    {'cascade.super.stride': 4, 'cascade.super.frames': 3,
+     'cascade.super.size': 8},
+    'leave it out',
+  ),
+  'whole overlap': ({'cascade.super.sample.overlap': 3}, 'stage super: .* 3'),
+  'unknown stage': ({'cascade.order': ('base', 'sup')}, "names 'sup'"),
+  'no stage': ({'cascade.order': ()}, 'order is empty'),
+  'guidance': ({'cascade.super.sample.guidance_scale': 2.0},
+               'stage super: .*guidance_scale'),
+  'replacement': ({'cascade.super.sample.conditioning': 'replacement'},
+                  'stage super: .*replacement'),
+  'range': ({'cascade.super.sample.steps': 0}, 'stage super: .*steps is 0'),
+  'misspelt': ({'cascade.super.sample.step': 4}, 'super.sample.step is'),
+  'own count': ({'cascade.super.sample.count': 4}, 'super.sample.count'),
+  'own frames': ({'cascade.super.sample.frames': 4}, 'super.sample.frames'),
+  'own video': ({'sample.video': 'a.mp4'}, 'sample.video'),
+}  # fmt: skip
+
+
+def refused(c, workdir, drawn, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    cascade.run(c, workdir / 'out', ONE)
+  text = str(caught.value)
+  assert '\n' not in text and '; ' in text and len(text) < 300
+  assert drawn.calls == [] and not (workdir / 'out').exists()
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_mistakes_are_found_first(runs, tmp_path, drawn, kind):
+  changes, message = BAD[kind]
+  c = both_at_once(runs)
+  c.update_from_flattened_dict(changes)
+  refused(c, tmp_path, drawn, message)
+
+
+def test_a_config_without_stages(runs, tmp_path, drawn):
+  refused(tiny.config(), tmp_path, drawn, r'configs/cascade\.py')
+
+
+def test_a_workdir_without_its_checkpoint(runs, tmp_path, drawn):
+  c = both_at_once(runs)
+  c.cascade.super.workdir = str(tmp_path)
+  text = (runs / 'large' / 'config.json').read_text()
+  (tmp_path / 'config.json').write_text(text)
+  refused(c, tmp_path, drawn, 'stage super: no checkpoint')
+  (tmp_path / 'checkpoints').symlink_to(runs / 'small' / 'checkpoints')
+  refused(c, tmp_path, drawn, 'stage super: .* another config')
+
+
+def test_the_command(runs, tmp_path, drawn, monkeypatch, capsys):
+  """With the config of the README, made small."""
+  argv = ['main.py', '--mode=cascade', f'--workdir={tmp_path}']
+  argv += ['--config=configs/cascade.py:shapes', '--config.sample.count=2']
+  argv += ['--config.mesh.cpu_devices=0']
+  for stage, model, frames in (('base', 'small', 3), ('super', 'large', 9)):
+    of_stage = f'--config.cascade.{stage}.'
+    argv += [
+      f'{of_stage}workdir={runs / model}',
+      f'{of_stage}frames={frames}',
+      f'{of_stage}size={SIZES[model]}',
+    ]
+  monkeypatch.setattr(sys, 'argv', argv)
+  assert main.main(argv) == 0
+  assert videos(tmp_path, 'super').shape == (2, 9, 16, 16, 3)
+  assert 'Stage 2: super' in (tmp_path / 'index.html').read_text()
+  assert "the judge's scores" in capsys.readouterr().out
+  calls = len(drawn.calls)
+  assert main.main([*argv, '--config.cascade.super.stride=3']) == 2
+  assert capsys.readouterr().err.startswith('vdm_jax: error: stage super')
+  assert len(drawn.calls) == calls

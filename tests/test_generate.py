@@ -417,20 +417,19 @@ def kept_in_training(remat):
   )
 
 
-@pytest.mark.parametrize('scale', [1.0, 3.0])
-def test_guidance_keeps_less_than_training_does(monkeypatch, scale):
+def test_guidance_keeps_less_than_training_does(monkeypatch):
   """Its gradient fits where a training step's does, rematerialised or not."""
-  guided = kept_in_sampling(monkeypatch, scale, True)
-  without = kept_in_sampling(monkeypatch, scale, False)
+  one = kept_in_sampling(monkeypatch, 1.0, True)
+  two = kept_in_sampling(monkeypatch, 3.0, True)  # null and conditional
+  without = kept_in_sampling(monkeypatch, 1.0, False)
   training, tight = kept_in_training('none'), kept_in_training('block')
   print(
-    f'MiB kept at scale {scale:g}: guidance {guided / 2**20:.0f}, without '
-    f'rematerialisation {without / 2**20:.0f}, training {training / 2**20:.0f},'
-    f' rematerialised {tight / 2**20:.0f}'
+    'MiB kept for the derivative:',
+    *(round(n / 2**20) for n in (one, two, without, training, tight)),
   )
-  assert guided < 0.5 * training
-  assert guided <= 2 * tight
-  assert without > 3 * guided
+  assert two < 0.5 * training
+  assert two <= 2 * tight
+  assert without > 3 * one
 
 
 def needed(compiled) -> float:

@@ -481,6 +481,10 @@ def test_from_a_prompt_to_the_gallery(tmp_path, monkeypatch, capsys):
   """Training on captions and sampling one, both by the command."""
   c = tiny.config(text__kind='words', text__max_length=8, train__steps=2)
   train.claim(tmp_path, c)
+  on = sharding.make_mesh
+  monkeypatch.setattr(
+    sharding, 'make_mesh', lambda data, fsdp, _: on(data, fsdp, ONE)
+  )
 
   def run(*options):
     argv = ['main.py', f'--workdir={tmp_path}', *options]

@@ -123,6 +123,7 @@ def check(config, mesh) -> list[Stage]:
         f'config.cascade.order names {name!r}, which config.cascade does not '
         'describe; add it, or leave it out'
       )
+    _check_section(config, name)
   for key, unset in FILLED_IN.items():
     if config.sample[key] != unset:
       raise errors.ConfigError(
@@ -137,7 +138,6 @@ def _check_stage(config, number: int, mesh) -> Stage:
   name = config.cascade.order[number]
   c = config.cascade[name]
   seen, factor = (), 1
-  _check_section(config, name)
   if number:
     before = config.cascade[config.cascade.order[number - 1]]
     seen, factor = _positions(name, before, c), c.size // before.size
@@ -169,12 +169,12 @@ def _check_section(config, name: str):
   for key in ('frames', 'size', 'stride'):
     if c[key] < 1:
       raise errors.ConfigError(f'{here}.{key} is {c[key]}; use 1 or more')
-  for key in c.sample:
-    if key in FILLED_IN or key == 'count':
-      raise errors.ConfigError(
-        f'{here}.sample.{key} is not for a stage to choose; leave it out'
-      )
-    config_lib.choose(f'a name in {here}.sample', key, tuple(config.sample))
+  free = set(config.sample) - set(FILLED_IN) - {'count'}
+  for key in sorted(set(c.sample) - free):
+    raise errors.ConfigError(
+      f'{here}.sample.{key} is nothing that a stage can choose; leave it out, '
+      'or use another name of config.sample'
+    )
 
 
 def _positions(name: str, before, c) -> tuple[int, ...]:

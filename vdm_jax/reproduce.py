@@ -6,7 +6,9 @@ was stopped goes on where it was.
 """
 
 import dataclasses
+import math
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -21,12 +23,16 @@ from vdm_jax import (
   sample,
   sharding,
   train,
+  windows,
 )
 from vdm_jax import config as config_lib
 from vdm_jax.data import seams
 from vdm_jax.media import gallery, writing
 
 Overrides = dict[str, Any]
+Scores = dict[str, float]
+REAL = 'real clips'
+SHOWN = 8  # videos of each row on the page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +84,10 @@ TABLES = {
 
 
 def run(config, workdir: pathlib.Path, devices=None):
-  """Makes the table `config.reproduce.table`, and prints it as it comes out.
+  """Makes the table `config.reproduce.table` and prints it.
 
-  Leaves in the workdir: `models/`, `videos/`, `table.json`, samples of every
-  row and the gallery.
+  Leaves in the workdir: `models/`, `videos/`, `table.json` with the scores of
+  every seed, some samples of every row and the gallery.
 
   Args:
     config: with a section `reproduce`: `table`, and `seeds` of the samples.
@@ -91,26 +97,62 @@ def run(config, workdir: pathlib.Path, devices=None):
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  table = check(config, mesh)
+  scores = {REAL: [real(config, workdir)]}
+  for name, overrides in table.rows.items():
+    row = varied(config, overrides)
+    folder = workdir / 'models' / folder_name(row, table)
+    runtime.say(f'row {name!r}: the model in {folder}')
+    if not trained(row, folder):
+      train.run(varied(row, {'sample.count': 0}), folder, devices)
+    scores[name] = judged(row, workdir, folder, name, mesh)
+  if jax.process_index() == 0:
+    report(config, table, workdir, scores)
+
+
+def check(config, mesh) -> Table:
+  """The table, with everything checked that can be before training.
+
+  Raises:
+    UserError: it cannot be made.
+  """
   if 'reproduce' not in config:
     raise errors.ConfigError(
       'the config is of no table; use one of configs/repro/'
     )
   c = config.reproduce
   table = config_lib.choose('config.reproduce.table', c.table, TABLES)
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-  scores = {'real clips': [real(config)]}
-  for name, overrides in table.rows.items():
+  if not c.seeds or len(set(c.seeds)) < len(c.seeds):
+    raise errors.ConfigError(
+      f'config.reproduce.seeds is {c.seeds}; give one or more different seeds'
+    )
+  if config.data.source != 'shapes':
+    raise errors.ConfigError(
+      f'config.data.source is {config.data.source!r}, which has no judge; use '
+      "'shapes'"
+    )
+  for overrides in table.rows.values():
     row = varied(config, overrides)
-    model = workdir / 'models' / folder_name(row, table)
-    runtime.say(f'row {name!r}: the model in {model}')
-    if not trained(row, model):
-      train.run(varied(row, {'sample.count': 0}), model, devices)
-    scores[name] = [
-      judged(varied(row, {'sample.seed': seed}), workdir, model, name, mesh)
-      for seed in c.seeds
-    ]
-  if jax.process_index() == 0:
-    report(config, table, workdir, scores)
+    request.make(row, build.data(row)[1], mesh=mesh)
+  if 'seam_error' in table.columns:
+    _check_seams(config)
+  return table
+
+
+def _check_seams(config):
+  starts = seam_starts(config)
+  if not starts:
+    raise errors.ConfigError(
+      f'config.sample.frames is {config.sample.frames}, which makes no seams; '
+      f'use more than the {config.data.frames} of the model'
+    )
+  if min(starts) < seams.LEAST:
+    raise errors.ConfigError(
+      f'{min(starts)} frames stand before a seam, and its error needs '
+      f'{seams.LEAST}; use a model of {seams.LEAST} frames or more, and the '
+      "order 'extension'"
+    )
 
 
 def varied(config, overrides: Overrides):
@@ -118,12 +160,6 @@ def varied(config, overrides: Overrides):
   copy = config.copy_and_resolve_references().unlock()
   copy.update_from_flattened_dict(overrides)
   return copy.lock()
-
-
-def trained(row, model_folder) -> bool:
-  """Whether the model of a row has been trained to the end."""
-  checkpoints = checkpoint.Checkpoints(model_folder, read_only=True)
-  return max(checkpoints.steps(), default=0) >= row.train.steps
 
 
 def folder_name(row, table: Table) -> str:
@@ -138,95 +174,188 @@ def folder_name(row, table: Table) -> str:
   return '_'.join(parts) or 'model'
 
 
-def judged(row, workdir, model_folder, name: str, mesh) -> dict[str, float]:
-  """Samples one row with one seed, shows it and returns its scores."""
-  checkpoints = checkpoint.Checkpoints(model_folder, read_only=True)
+def trained(row, folder) -> bool:
+  """Whether the model of a row has been trained to the end."""
+  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+  return max(checkpoints.steps(), default=0) >= row.train.steps
+
+
+def judged(row, workdir, folder, name: str, mesh) -> list[Scores]:
+  """Samples one row with every seed, shows it and returns its scores."""
+  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
   known = sample.trained_with(checkpoints, row)
-  wanted = request.make(row, known, mesh=mesh)
   model = sample.restore(row, checkpoints, known, mesh)
-  slug = ''.join(x if x.isalnum() else '_' for x in name)
-  slug = f'{slug}_seed_{row.sample.seed}'
-  store = sample.open_store(workdir / 'videos' / slug, model, wanted)
-  clips = sample.draw(model, wanted, store)
-  if jax.process_index():
-    return {}
-  sample.write(
-    row,
-    workdir,
-    clips,
-    name=slug,
-    title=f'{name}, seed {row.sample.seed}',
+  scores = []
+  for seed in row.reproduce.seeds:
+    seeded = varied(row, {'sample.seed': seed})
+    model = dataclasses.replace(model, config=seeded)
+    wanted = request.make(seeded, known, mesh=mesh)
+    videos = workdir / 'videos' / f'{_slug(row, name)}_seed_{seed}'
+    store = sample.open_store(videos, model, wanted)
+    clips = sample.draw(model, wanted, store)
+    if jax.process_index():
+      continue
+    scores.append(score(seeded, clips))
+    if seed == row.reproduce.seeds[0]:
+      show(row, workdir, clips, name)
+  return scores
+
+
+def real(config, workdir) -> Scores:
+  """Shows real clips of the same length, joined nowhere; their scores."""
+  c, own = config.sample, config.data.frames
+  source, _ = build.data(
+    varied(config, {'data.frames': c.frames or own, 'data.images': 0})
   )
-  return score(row, clips, [w.new[0] + w.start for w in wanted.windows[1:]])
+  rng = np.random.default_rng(0)
+  found = [source.clip(i, rng) for i in range(c.count)]
+  clips = sample.Clips(
+    np.stack([clip['video'] for clip in found]),
+    [{'clip': clip['id'], 'caption': clip['caption']} for clip in found],
+    prompts=tuple(clip['caption'] for clip in found),
+  )
+  if jax.process_index() == 0:
+    gallery.write_samples(
+      workdir,
+      _slug(config, REAL),
+      clips.videos[:SHOWN],
+      c.frame_rate,
+      clips.items[:SHOWN],
+      {},
+      title=REAL,
+    )
+  return score(config, clips)
 
 
-def score(row, clips: sample.Clips, starts) -> dict[str, float]:
-  """The judge's scores and, where blocks were joined, the seam error."""
+def score(row, clips: sample.Clips) -> Scores:
+  """The judge's scores and, where windows are joined, the seam error."""
   found = sample.score(row, clips)
-  if starts:
-    found['seam_error'] = seams.seam_errors(
-      clips.videos, starts, stride=float(row.data.stride)
-    )['seam_error']
+  starts = seam_starts(row)
+  if starts and min(starts) >= seams.LEAST:
+    stride = float(request.base_stride(row))
+    found |= seams.seam_errors(clips.videos, starts, stride=stride)
   return found
 
 
-def real(config) -> dict[str, float]:
-  """The scores of real clips of the same length, joined nowhere."""
-  frames = config.sample.frames or config.data.frames
-  source, _ = build.data(
-    varied(config, {'data.frames': frames, 'data.images': 0})
+def seam_starts(config) -> list[int]:
+  """The first new frames of the windows that follow on others."""
+  c, own = config.sample, config.data.frames
+  plan = windows.plan(
+    c.frames or own,
+    own,
+    order=c.order,
+    overlap=c.overlap,
+    key_stride=c.key_stride,
   )
-  rng = np.random.default_rng(0)
-  clips = [source.clip(i, rng) for i in range(config.sample.count)]
-  prompts = tuple(clip.get('caption', '') for clip in clips)
-  found = sample.Clips(
-    np.stack([clip['video'] for clip in clips]),
-    [{} for _ in clips],
-    prompts=prompts if config.text.kind != 'none' else (),
-  )
-  own, overlap = config.data.frames, config.sample.overlap
-  starts = list(range(own, frames, own - overlap)) if frames > own else []
-  return score(config, found, starts)
+  return [w.frames[w.new[0]] for w in plan[1:]]
 
 
-def report(config, table: Table, workdir, scores):
+def show(row, workdir, clips: sample.Clips, name: str):
+  """Writes some videos of a row for the page."""
+  clips = dataclasses.replace(
+    clips, videos=clips.videos[:SHOWN], items=clips.items[:SHOWN]
+  )
+  sample.write(row, workdir, clips, name=_slug(row, name), title=name)
+
+
+def _slug(config, name: str) -> str:
+  """A row's name as that of a folder, in the order of the table."""
+  number = [REAL, *TABLES[config.reproduce.table].rows].index(name)
+  words = re.sub(r'\W+', '_', name).strip('_')
+  return f'{number}_{words}'
+
+
+def report(config, table: Table, workdir, scores: dict[str, list[Scores]]):
   """Prints the table, and writes it beside the gallery."""
-  runtime.say(table.title)
-  seeds = len(config.reproduce.seeds)
+  c, seeds = config.sample, config.reproduce.seeds
+  size, frames = config.data.size, c.frames or config.data.frames
   runtime.say(
-    f'{config.sample.count} videos of '
-    f'{config.sample.frames or config.data.frames}×{config.data.size}×'
-    f'{config.data.size}, {config.sample.steps} network calls a window; mean ± '
-    f'standard deviation over {seeds} seed(s) of the samples'
+    f'{table.title}\n'
+    f'{c.count} videos of {frames}×{size}×{size} a row and seed, {c.steps} '
+    'steps of the sampler a window\n'
+    f'mean ± standard deviation over {len(seeds)} seed(s) of the samples; '
+    'every model is trained once'
   )
+  columns = {
+    name: {row: values(found, name) for row, found in scores.items()}
+    for name in table.columns
+  }
   lines = [
-    {'': name}
-    | {c: spread([s[c] for s in rows if c in s], c) for c in table.columns}
-    for name, rows in scores.items()
+    {'': row} | {_heading(c): _cell(v[row], c) for c, v in columns.items()}
+    for row in scores
   ]
-  columns = ['', *table.columns]
-  widths = [max(len(c), *(len(line[c]) for line in lines)) for c in columns]
-  for line in [dict(zip(columns, columns, strict=True)), *lines]:
-    runtime.say(
-      '  '.join(
-        line[c].ljust(w) for c, w in zip(columns, widths, strict=True)
-      ).rstrip()
-    )
-  writing.write_json(
-    workdir / 'table.json', {'title': table.title, 'rows': scores}
+  for line in aligned(lines):
+    runtime.say(line)
+  runtime.say(
+    'rows within the spread differ by √(s₁² + s₂²) or less, s being their '
+    'standard deviations:'
   )
-  page = gallery.rebuild(workdir, title=table.title, scores=lines)
+  width = max(map(len, columns))
+  for name, column in columns.items():
+    runtime.say(f'  {name:<{width}}  {finding(name, column)}')
+  writing.write_json(
+    workdir / 'table.json',
+    {'title': table.title, 'seeds': list(seeds), 'rows': scores},
+  )
+  page = gallery.rebuild(
+    workdir, title=table.title, facts=sample.facts(config), scores=lines
+  )
   runtime.say(f'open {page}')
 
 
-def spread(values: list[float], column: str) -> str:
-  """Mean ± standard deviation; shares in per cent, errors in pixels."""
-  if not values:
-    return '–'
-  pixels = column.endswith('error')
-  scale, unit = (1, ' px') if pixels else (100, ' %')
-  mean, digits = np.mean(values) * scale, 2 if pixels else 1
-  text = f'{mean:.{digits}f}'
-  if len(values) > 1:
-    text += f' ± {np.std(values, ddof=1) * scale:.{digits}f}'
-  return text + unit
+def values(found: list[Scores], column: str) -> np.ndarray:
+  """A score for each seed, in per cent or pixels; none if a seed has none."""
+  scale = 1 if column.endswith('error') else 100
+  if not all(column in scores for scores in found):
+    return np.zeros(0)
+  return np.array([scores[column] * scale for scores in found])
+
+
+def _heading(column: str) -> str:
+  return f'{column} [px]' if column.endswith('error') else f'{column} [%]'
+
+
+def _cell(of_seeds: np.ndarray, column: str) -> str:
+  """Mean ± standard deviation."""
+  if not len(of_seeds):
+    return '    –'
+  digits = 2 if column.endswith('error') else 1
+  text = f'{of_seeds.mean():5.{digits}f}'
+  if len(of_seeds) > 1:
+    text += f' ± {of_seeds.std(ddof=1):.{digits}f}'
+  return text
+
+
+def aligned(lines: list[dict[str, str]]) -> list[str]:
+  """The lines of a table, its heading first."""
+  names = list(lines[0])
+  table = [names, *([line[name] for name in names] for line in lines)]
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  return ['  '.join(map(str.ljust, line, widths)).rstrip() for line in table]
+
+
+def finding(name: str, column: dict[str, np.ndarray]) -> str:
+  """Which row of the table is best, and which ones may be as good.
+
+  Args:
+    name: of the column; errors are best when least.
+    column: the values of all seeds, by row; none where there is no score.
+  """
+  rows = {k: v for k, v in column.items() if k != REAL}
+  missing = [row for row, v in rows.items() if not len(v)]
+  if missing:
+    return f'not measured in every row ({"; ".join(missing)})'
+  if min(map(len, rows.values())) < 2:
+    return 'one seed has no spread'
+  sign = -1 if name.endswith('error') else 1
+  best = max(rows, key=lambda row: sign * rows[row].mean())
+
+  def close(row: str) -> bool:
+    spread = math.hypot(rows[row].std(ddof=1), rows[best].std(ddof=1))
+    return bool(abs(rows[row].mean() - rows[best].mean()) <= spread)
+
+  others = [row for row in rows if row != best]
+  if all(map(close, others)):
+    return 'all rows are within the spread'
+  also = '; '.join(filter(close, others)) or 'no other'
+  return f'best: {best}; within the spread of it: {also}'
