@@ -21,7 +21,7 @@ def get_config(variant=''):
   c.text.max_length = 8
 
   c.model.channels = 32
-  c.model.multipliers = (1, 2)
+  c.model.multipliers = (1, 2, 2)
   c.model.blocks = 1
   c.model.attention_resolutions = (8,)
   c.model.frame_positions = True
@@ -33,14 +33,15 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
+  c.diffusion.shift = -3.0  # the direction is decided at high noise
 
-  c.optim.learning_rate = 2e-3
+  c.optim.learning_rate = 1e-3
   c.optim.warmup = 50
   c.optim.ema = 0.995
 
   c.train.drop.text = 0.1
   c.train.batch_size = 16
-  c.train.steps = 3000
+  c.train.steps = 3600
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 1000

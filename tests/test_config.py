@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, sample, train
+from vdm_jax import build, errors, identity, sample, train
 from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 
@@ -73,7 +73,7 @@ def test_papers_models_have_their_parameters(name, millions):
 
 def test_json_round_trip():
   config = tiny.config(model__multipliers=(1, 2), train__steps=7)
-  again = config_lib.from_json(config_lib.to_json(config))
+  again = identity.from_json(identity.to_json(config))
   assert again == config
   assert isinstance(again.model.multipliers, tuple)
 
@@ -87,7 +87,7 @@ def test_json_round_trip():
 )
 def test_saved_config_that_does_not_fit(text, message):
   with pytest.raises(errors.ConfigError, match=message):
-    config_lib.from_json(text)
+    identity.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_only_what_ties_a_checkpoint_counts_as_a_difference():
   free = tiny.config(
     train__steps=99, sample__steps=9, mesh__fsdp=2, model__remat='block'
   )
-  assert config_lib.differences(base, free) == []
+  assert identity.differences(base, free) == []
   tied = tiny.config(optim__ema=0.5, data__frames=4)
-  assert config_lib.differences(base, tied) == [
+  assert identity.differences(base, tied) == [
     'data.frames: 3 → 4',
     'optim.ema: 0.9 → 0.5',
   ]
@@ -165,7 +165,7 @@ def test_every_setting_is_read_somewhere():
     for p in pathlib.Path('vdm_jax').rglob('*.py')
     if p.name != 'config.py'
   )
-  settings = json.loads(config_lib.to_json(config_lib.default()))
+  settings = json.loads(identity.to_json(config_lib.default()))
   for section, values in settings.items():
     names = values if isinstance(values, dict) else [section]
     for name in names:

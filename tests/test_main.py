@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from tests import tiny
-from vdm_jax import config as config_lib
-from vdm_jax import main, train
+from vdm_jax import identity, main, train
 
 TINY = (
   '--config=configs/shapes.py:tiny',
@@ -140,7 +139,7 @@ def test_saved_config_is_found_in_the_workdir(form, tmp_path):
   assert added[2:] == argv[1:]
   given = [*argv, '--config=configs/shapes.py']
   assert main.with_saved_config(given) == given
-  saved = config_lib.from_json((tmp_path / 'config.json').read_text())
+  saved = identity.from_json((tmp_path / 'config.json').read_text())
   assert saved == tiny.config()
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, checkpoint, errors, logs, sharding, train
-from vdm_jax import config as config_lib
+from vdm_jax import build, checkpoint, errors, identity, logs, sharding, train
 from vdm_jax import step as step_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
@@ -198,7 +197,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
   train.claim(tmp_path, tiny.config())
   saved = (tmp_path / 'config.json').read_text()
   same = tiny.config(train__steps=7, sample__steps=9)
-  config_lib.refuse_other(saved, same, what='it', advice='')
+  identity.refuse_other(saved, same, what='it', advice='')
   with pytest.raises(errors.CheckpointError, match=r'model\.channels: 8 → 16'):
     train.run(tiny.config(model__channels=16), tmp_path, TWO)
 

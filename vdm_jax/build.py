@@ -285,7 +285,7 @@ def objective(config) -> step.Objective:
   config_lib.choose(what + 'weight', c.weight, losses.WEIGHTS)
   config_lib.choose(what + 'prior', c.prior, noise.KINDS)
   return step.Objective(
-    schedule=schedules.CosineSchedule(c.logsnr_min, c.logsnr_max),
+    schedule=schedules.CosineSchedule(c.logsnr_min, c.logsnr_max, c.shift),
     prior=noise.NoisePrior(c.prior),
     prediction=c.prediction,
     weight=c.weight,

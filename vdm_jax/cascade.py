@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   checkpoint,
   errors,
+  identity,
   request,
   rng,
   runtime,
@@ -208,7 +209,7 @@ def _config_of(config, name: str, factor: int):
   """The config of the run of a stage, with what it is to sample."""
   c, order = config.cascade[name], config.cascade.order
   saved = pathlib.Path(c.workdir) / 'config.json'
-  of_run = config_lib.from_json(saved.read_text()).unlock()
+  of_run = identity.from_json(saved.read_text()).unlock()
   of_run.sample.update(config.sample)
   # The files of all stages play at the same speed.
   rate = config.sample.frame_rate * config.cascade[order[-1]].stride / c.stride

@@ -6,9 +6,7 @@ starts from that JSON, so no config file is run again.
 """
 
 import difflib
-import json
 import math
-import os
 
 import ml_collections
 
@@ -89,6 +87,7 @@ def _diffusion() -> ml_collections.ConfigDict:
   c.weight = 'eps'  # weighting of the loss, a name in losses.py
   c.logsnr_min = -20.0
   c.logsnr_max = 20.0
+  c.shift = 0.0  # of the log-SNR; below 0: more time at high noise
   c.prior = 'independent'
   return c
 
@@ -178,34 +177,6 @@ def stage(**sample) -> ml_collections.ConfigDict:
   c.sample = ml_collections.ConfigDict(sample)
   return c
 
-
-# What a checkpoint is tied to. The rest may change between two starts.
-IDENTITY = (
-  'seed',
-  'data.source',
-  'data.path',
-  'data.frames',
-  'data.size',
-  'data.stride',
-  'data.strides',
-  'data.flip',
-  'data.images',
-  'data.image_path',
-  'data.list',
-  'data.resize',
-  'data.short',
-  'data.classes',
-  'text.kind',
-  'text.captions',
-  'text.max_length',
-  'model',
-  'diffusion',
-  'optim',
-  'train.batch_size',
-  'train.drop',
-)
-# These change how a model is computed, not what it is.
-NOT_IDENTITY = ('model.remat',)
 
 POSITIVE = (
   'data.frames',
@@ -331,7 +302,7 @@ def validate(config: ml_collections.ConfigDict):
   What depends on tables of other modules (names of sources, samplers, the
   sizes that a network takes) is checked where the object is built.
   """
-  flat = _flat(config)
+  values = flat(config)
   rules = (
     (POSITIVE, lambda v: v > 0, 'a number above 0'),
     (NOT_NEGATIVE, lambda v: v >= 0, 'a number of at least 0'),
@@ -340,26 +311,26 @@ def validate(config: ml_collections.ConfigDict):
   )
   for keys, legal, meaning in rules:
     for key in keys:
-      if not (math.isfinite(flat[key]) and legal(flat[key])):
+      if not (math.isfinite(values[key]) and legal(values[key])):
         raise errors.ConfigError(
-          f'config.{key} is {flat[key]}; it must be {meaning}'
+          f'config.{key} is {values[key]}; it must be {meaning}'
         )
   for key, names in ENUMERATIONS.items():
-    choose(f'config.{key}', flat[key], names)
+    choose(f'config.{key}', values[key], names)
   for key in ('model.multipliers', 'model.attention_resolutions'):
-    if not all(isinstance(v, int) and v > 0 for v in flat[key]):
+    if not all(isinstance(v, int) and v > 0 for v in values[key]):
       raise errors.ConfigError(
-        f'config.{key} is {flat[key]}; it must hold whole numbers above 0'
+        f'config.{key} is {values[key]}; it must hold whole numbers above 0'
       )
-  if not flat['model.multipliers']:
+  if not values['model.multipliers']:
     raise errors.ConfigError(
       'config.model.multipliers is empty; give one or '
       'more whole numbers such as 1,2,4'
     )
-  if flat['diffusion.logsnr_min'] >= flat['diffusion.logsnr_max']:
+  if values['diffusion.logsnr_min'] >= values['diffusion.logsnr_max']:
     raise errors.ConfigError(
-      f'config.diffusion.logsnr_min ({flat["diffusion.logsnr_min"]}) is not '
-      f'below logsnr_max ({flat["diffusion.logsnr_max"]}); use −20 and 20'
+      f'config.diffusion.logsnr_min ({values["diffusion.logsnr_min"]}) is not '
+      f'below logsnr_max ({values["diffusion.logsnr_max"]}); use −20 and 20'
     )
 
 
@@ -380,85 +351,17 @@ def choose(what: str, name: str, table):
   return table[name] if isinstance(table, dict) else name
 
 
-def to_json(config: ml_collections.ConfigDict) -> str:
-  """The resolved settings of a model as JSON text, keys sorted."""
-  known = default().keys()
-  values = {k: v for k, v in config.to_dict().items() if k in known}
-  return json.dumps(values, indent=2, sort_keys=True) + '\n'
+def flat(config: ml_collections.ConfigDict) -> dict:
+  """Values by dotted keys."""
+  return flat_dict(config.to_dict())
 
 
-def from_json(text: str) -> ml_collections.ConfigDict:
-  """The settings of `to_json`, checked against today's names and types.
-
-  Raises:
-    ConfigError: if the text is not JSON or has a key that is not known.
-  """
-  try:
-    saved = _flat_dict(json.loads(text))
-  except (ValueError, AttributeError) as e:
-    raise errors.ConfigError(
-      f'a saved config is not readable JSON ({e}); restore config.json from a '
-      'backup or start a new workdir'
-    ) from e
-  config = default()
-  known = _flat(config)
-  unknown = sorted(set(saved) - set(known))
-  if unknown:
-    near = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f'; did you mean {near[0]}?' if near else ''
-    raise errors.ConfigError(
-      f'a saved config has the unknown key {unknown[0]}{hint}; it was written '
-      'by another version of this program'
-    )
-  config.update_from_flattened_dict(
-    {
-      k: tuple(v) if isinstance(known[k], tuple) else v
-      for k, v in saved.items()
-    }
-  )
-  return config.lock()
-
-
-def differences(saved, config) -> list[str]:
-  """What ties a checkpoint to `saved` and is another in `config`, as text."""
-  old, new = _flat(saved), _flat(config)
-  tied = [
-    k
-    for k in old
-    if k not in NOT_IDENTITY
-    and any(k == i or k.startswith(i + '.') for i in IDENTITY)
-  ]
-  for flat in (old, new):
-    if flat['data.path']:
-      flat['data.path'] = os.path.realpath(flat['data.path'])
-  return [f'{k}: {old[k]} → {new[k]}' for k in tied if old[k] != new[k]]
-
-
-def refuse_other(saved: str, config, *, what: str, advice: str):
-  """Raises CheckpointError unless `config` continues what `saved` began.
-
-  Args:
-    saved: JSON of `to_json`.
-    config: the settings of now.
-    what: has the saved settings, as the message calls it.
-    advice: what to do about it.
-  """
-  found = differences(from_json(saved), config)
-  if found:
-    raise errors.CheckpointError(
-      f'{what} is of another config ({"; ".join(found[:3])}); {advice}'
-    )
-
-
-def _flat(config: ml_collections.ConfigDict) -> dict:
-  return _flat_dict(config.to_dict())
-
-
-def _flat_dict(tree: dict, prefix: str = '') -> dict:
-  flat = {}
+def flat_dict(tree: dict, prefix: str = '') -> dict:
+  """Values of a tree of dicts by dotted keys."""
+  values = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat_dict(value, f'{prefix}{key}.')
+      values |= flat_dict(value, f'{prefix}{key}.')
     else:
-      flat[prefix + key] = value
-  return flat
+      values[prefix + key] = value
+  return values

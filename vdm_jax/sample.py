@@ -15,11 +15,11 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  identity,
   rng,
   runtime,
   sharding,
 )
-from vdm_jax import config as config_lib
 from vdm_jax import request as request_lib
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
@@ -112,7 +112,7 @@ def trained_with(checkpoints, config) -> Conditions:
     CheckpointError: there is none, or it is of another config.
   """
   meta = checkpoints.newest_meta()
-  config_lib.refuse_other(
+  identity.refuse_other(
     json.dumps(meta['config']),
     config,
     what='the checkpoint',
@@ -171,7 +171,7 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
       known.update(np.ascontiguousarray(array))
   about = {
     'step': model.step,
-    'config': json.loads(config_lib.to_json(model.config)),
+    'config': json.loads(identity.to_json(model.config)),
     'batch_size': model.generate.batch_size,
     'known': known.hexdigest(),
   }

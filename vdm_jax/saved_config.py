@@ -2,9 +2,9 @@
 
 import pathlib
 
-from vdm_jax import config as config_lib
+from vdm_jax import identity
 
 
 def get_config(path: str):
   """Reads the JSON file that a run left in its workdir."""
-  return config_lib.from_json(pathlib.Path(path).read_text())
+  return identity.from_json(pathlib.Path(path).read_text())

@@ -14,6 +14,7 @@ from vdm_jax import (
   build,
   checkpoint,
   errors,
+  identity,
   logs,
   request,
   rng,
@@ -21,7 +22,6 @@ from vdm_jax import (
   sample,
   sharding,
 )
-from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
@@ -51,7 +51,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
   saved = workdir / 'config.json'
   if saved.is_file():
-    config_lib.refuse_other(
+    identity.refuse_other(
       saved.read_text(),
       config,
       what=str(workdir),
@@ -86,7 +86,7 @@ def claim(workdir: pathlib.Path, config):
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     writing.write_bytes(
-      workdir / 'config.json', config_lib.to_json(config).encode()
+      workdir / 'config.json', identity.to_json(config).encode()
     )
   except OSError as e:
     raise errors.CheckpointError(
@@ -310,7 +310,7 @@ class Trainer:
   def meta(self) -> dict:
     """What a checkpoint says beside its arrays."""
     return {
-      'config': json.loads(config_lib.to_json(self.config)),
+      'config': json.loads(identity.to_json(self.config)),
       'data': self.signature,
       'prior': self.config.diffusion.prior,
       'conditions': dataclasses.asdict(self.told),

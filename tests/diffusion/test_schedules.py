@@ -101,3 +101,12 @@ def test_each_time_is_uniform_by_itself():
   # Kolmogorov-Smirnov at the level 1e-6, for each of the eight columns.
   empirical = (np.arange(4000) + 0.5)[:, None] / 4000
   assert np.abs(times - empirical).max() < 2.7 / np.sqrt(4000)
+
+
+def test_shift_moves_the_schedule_between_its_bounds():
+  t = np.linspace(0, 1, 33)
+  plain, shifted = CosineSchedule(-17, 23), CosineSchedule(-20, 20, -3.0)
+  np.testing.assert_allclose(shifted(t), plain(t) - 3, rtol=1e-12)
+  np.testing.assert_allclose(shifted(t)[[0, -1]], [20, -20], rtol=1e-12)
+  np.testing.assert_allclose(shifted.inverse(shifted(t)), t, atol=1e-12)
+  assert abs(CosineSchedule().inverse(shifted(t)) - t).max() > 0.1

@@ -48,7 +48,7 @@ def captions_of(
   return found
 
 
-def vocabulary(*sources: Source) -> tuple[str, ...]:
+def vocabulary(*sources: Source | None) -> tuple[str, ...]:
   """All words of all captions of the sources that have any, sorted."""
   lists = [getattr(source, 'words', ()) for source in sources]
   return tuple(sorted({word for words in lists for word in words}))

@@ -19,11 +19,14 @@ AnyArray = Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule:
-  """λ(t) = −2 log tan(a t + b), truncated to [λ_min, λ_max].
+  """λ(t) = −2 log tan(a t + b) + shift, truncated to [λ_min, λ_max].
 
   Ho22 §2 names the cosine schedule, its appendix the range [−20, 20];
   b = arctan e^{−λ_max/2} and a = arctan e^{−λ_min/2} − b are the convention of
-  the authors' earlier code. t = 0 gives λ_max and t = 1 gives λ_min.
+  the authors' earlier code. t = 0 gives λ_max and t = 1 gives λ_min. Ho22 do
+  not shift; a negative shift gives more time to high noise, where what is seen
+  as a whole is decided (Hoogeboom23, simple diffusion). a and b then belong to
+  the bounds less the shift.
 
   Both methods take numpy or jax arrays and compute in the kind and the
   precision of what they get.
@@ -31,6 +34,7 @@ class CosineSchedule:
   Attributes:
     logsnr_min: λ(1), in nats.
     logsnr_max: λ(0), in nats.
+    shift: λ(t) is raised by this, in nats.
 
   Raises:
     ValueError: the range is empty.
@@ -38,6 +42,7 @@ class CosineSchedule:
 
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
+  shift: float = 0.0
 
   def __post_init__(self):
     if not self.logsnr_min < self.logsnr_max:
@@ -47,27 +52,27 @@ class CosineSchedule:
       )
 
   def __call__(self, t: Float[AnyArray, '*shape']) -> Float[AnyArray, '*shape']:
-    """λ(t) = −2 log tan(a t + b) for t in [0, 1]."""
+    """λ(t) = −2 log tan(a t + b) + shift for t in [0, 1]."""
     a, b, c = self._angles()
     xp = t.__array_namespace__()
     # tan(a t + b) = 1 / tan(a (1 − t) + c): the smaller of the two angles is
     # the exact one, since the other loses its digits as it nears π/2.
     angle, complement = a * t + b, a * (1 - t) + c
     logsnr = -2 * xp.log(xp.tan(xp.minimum(angle, complement)))
-    return xp.where(angle <= complement, logsnr, -logsnr)
+    return xp.where(angle <= complement, logsnr, -logsnr) + self.shift
 
   def inverse(
     self, logsnr: Float[AnyArray, '*shape']
   ) -> Float[AnyArray, '*shape']:
-    """t(λ) = (arctan e^{−λ/2} − b) / a, for λ in [λ_min, λ_max]."""
+    """t(λ) = (arctan e^{(shift−λ)/2} − b) / a, for λ in [λ_min, λ_max]."""
     a, b, _ = self._angles()
     xp = logsnr.__array_namespace__()
-    return (xp.arctan(xp.exp(-logsnr / 2)) - b) / a
+    return (xp.arctan(xp.exp((self.shift - logsnr) / 2)) - b) / a
 
   def _angles(self) -> tuple[float, float, float]:
     """a, b and c = π/2 − a − b, in float64."""
-    b = math.atan(math.exp(-self.logsnr_max / 2))
-    c = math.atan(math.exp(self.logsnr_min / 2))
+    b = math.atan(math.exp((self.shift - self.logsnr_max) / 2))
+    c = math.atan(math.exp((self.logsnr_min - self.shift) / 2))
     return math.pi / 2 - b - c, b, c
 
 

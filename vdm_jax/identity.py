@@ -1,0 +1,108 @@
+"""What ties a checkpoint to a config, and configs as JSON."""
+
+import difflib
+import json
+import os
+
+import ml_collections
+
+from vdm_jax import errors
+from vdm_jax.config import default, flat, flat_dict
+
+# What a checkpoint is tied to. The rest may change between two starts.
+IDENTITY = (
+  'seed',
+  'data.source',
+  'data.path',
+  'data.frames',
+  'data.size',
+  'data.stride',
+  'data.strides',
+  'data.flip',
+  'data.images',
+  'data.image_path',
+  'data.list',
+  'data.resize',
+  'data.short',
+  'data.classes',
+  'text.kind',
+  'text.captions',
+  'text.max_length',
+  'model',
+  'diffusion',
+  'optim',
+  'train.batch_size',
+  'train.drop',
+)
+# These change how a model is computed, not what it is.
+NOT_IDENTITY = ('model.remat',)
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The resolved settings of a model as JSON text, keys sorted."""
+  known = default().keys()
+  values = {k: v for k, v in config.to_dict().items() if k in known}
+  return json.dumps(values, indent=2, sort_keys=True) + '\n'
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+  """The settings of `to_json`, checked against today's names and types.
+
+  Raises:
+    ConfigError: if the text is not JSON or has a key that is not known.
+  """
+  try:
+    saved = flat_dict(json.loads(text))
+  except (ValueError, AttributeError) as e:
+    raise errors.ConfigError(
+      f'a saved config is not readable JSON ({e}); restore config.json from a '
+      'backup or start a new workdir'
+    ) from e
+  config = default()
+  known = flat(config)
+  unknown = sorted(set(saved) - set(known))
+  if unknown:
+    near = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise errors.ConfigError(
+      f'a saved config has the unknown key {unknown[0]}{hint}; it was written '
+      'by another version of this program'
+    )
+  config.update_from_flattened_dict(
+    {
+      k: tuple(v) if isinstance(known[k], tuple) else v
+      for k, v in saved.items()
+    }
+  )
+  return config.lock()
+
+
+def differences(saved, config) -> list[str]:
+  """What ties a checkpoint to `saved` and is another in `config`, as text."""
+  old, new = flat(saved), flat(config)
+  tied = [
+    k
+    for k in old
+    if k not in NOT_IDENTITY
+    and any(k == i or k.startswith(i + '.') for i in IDENTITY)
+  ]
+  for values in (old, new):
+    if values['data.path']:
+      values['data.path'] = os.path.realpath(values['data.path'])
+  return [f'{k}: {old[k]} → {new[k]}' for k in tied if old[k] != new[k]]
+
+
+def refuse_other(saved: str, config, *, what: str, advice: str):
+  """Raises CheckpointError unless `config` continues what `saved` began.
+
+  Args:
+    saved: JSON of `to_json`.
+    config: the settings of now.
+    what: has the saved settings, as the message calls it.
+    advice: what to do about it.
+  """
+  found = differences(from_json(saved), config)
+  if found:
+    raise errors.CheckpointError(
+      f'{what} is of another config ({"; ".join(found[:3])}); {advice}'
+    )
