@@ -32,8 +32,9 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
+  c.diffusion.shift = -3.0  # more time for what a picture is as a whole
 
-  c.optim.learning_rate = 2e-3
+  c.optim.learning_rate = 1e-3
   c.optim.warmup = 50
   c.optim.ema = 0.99
 
@@ -41,7 +42,7 @@ def get_config(variant=''):
   c.train.steps = 2000
   c.train.log_every = 20
   c.train.checkpoint_every = 100
-  c.train.sample_every = 500
+  c.train.sample_every = 400
   c.train.sample_first = 200
   c.train.sample_count = 8
   c.train.sample_steps = 64

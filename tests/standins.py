@@ -1,77 +1,62 @@
-"""Stand-ins for what takes long: a step that learns nothing, quick windows."""
+"""Stand-ins for trained networks: exact ones, and random parameters."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import step
+from vdm_jax import state as state_lib
+from vdm_jax.diffusion import process
 
 
-def no_step(*_):
-  """For `train.compile_step`: a step that counts and leaves the rest alone."""
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+  """A network that predicts E[x|z] of Gaussian videos, pixel by pixel.
 
-  def count(state, batch):
-    del batch
-    bands = np.ones(len(step.BAND_EDGES) + 1)
-    metrics = {'loss': 1.0, 'grad_norm': 1.0, 'finite': True}
-    metrics |= {'band_sum': bands, 'band_count': bands}
-    return dataclasses.replace(state, step=state.step + 1), metrics
-
-  return count
-
-
-@dataclasses.dataclass
-class Call:
-  """What a window was made from.
+  The frames of a pixel are a Markov chain of standard deviation 0.3 whose
+  neighbours have the correlation `rho`; the mean is 0.2 (label + 1), so 0 for
+  the null condition.
 
   Attributes:
-    size: height of its frames.
-    told: the conditions.
-    known: uint8 frames `[b, h, w, 3]` by their position in the window.
-    seen: the same of frames that are known coarsely.
+    rho: the correlation.
+    remat: as the network's.
+    calls: the batch size and `remat` of every call that was traced.
   """
 
-  size: int
-  told: dict
-  known: dict
-  seen: dict
+  rho: float = 0.9
+  remat: str = 'none'
+  calls: list = dataclasses.field(default_factory=list)
+
+  def clone(self, *, remat):
+    return dataclasses.replace(self, remat=remat)
+
+  def apply(self, variables, z, logsnr, *, label=None, stride=None):
+    del variables, stride
+    self.calls.append((len(z), self.remat))
+    mean = jnp.zeros(len(z)) if label is None else 0.2 * (label + 1.0)
+    mean = process.over_video(mean)
+    apart = np.abs(np.subtract.outer(*2 * [np.arange(z.shape[1])]))
+    variances, basis = np.linalg.eigh(0.3**2 * self.rho**apart)
+    alpha, sigma = (a[:, None] for a in process.alpha_sigma(logsnr))
+    variances = jnp.asarray(variances)[None]
+    gain = alpha * variances / (alpha**2 * variances + sigma**2)
+    gains = jnp.einsum('ik,bk,jk->bij', basis, gain, basis)
+    centred = z - process.over_video(alpha[:, 0]) * mean
+    return mean + jnp.einsum('bij,bjhwc->bihwc', gains, centred)
 
 
-class Windows:
-  """For `Generator.__call__`: noise that is a function of the keys.
-
-  Attributes:
-    calls: one for each window.
-    most: how many there may be; the next one is interrupted.
-  """
-
-  def __init__(self, monkeypatch):
-    self.calls, self.most = [], 10**6
-    monkeypatch.setattr(
-      'vdm_jax.generate.Generator.__call__',
-      lambda generator, params, **given: self.draw(generator.shape, **given),
-    )
-
-  def video(self, rng, shape):
-    return rng.integers(0, 256, shape, np.uint8)
-
-  def draw(self, shape, *, keys, told, steps, observation=None, tick=None):
-    del steps, tick
-    if len(self.calls) == self.most:
-      raise KeyboardInterrupt
-    call = Call(shape[1], dict(told), {}, {})
-    self.calls.append(call)
-    videos = np.stack(
-      [
-        self.video(np.random.default_rng(seed), shape)
-        for seed in np.asarray(jax.random.key_data(keys))
-      ]
-    )
-    for part in observation.parts if observation else ():
-      frames = np.moveaxis(np.asarray(step.to_uint8(part.values)), 1, 0)
-      where = call.known if part.factor == 1 else call.seen
-      where |= dict(zip(part.indices, frames, strict=True))
-    for i, frame in call.known.items():
-      videos[:, i] = frame
-    return videos
+def random_params(network, *, frames=3, size=8):
+  """Random parameters: those of a new network all give the same picture."""
+  shapes = jax.eval_shape(
+    lambda key: state_lib.init_params(network, key, frames=frames, size=size),
+    jax.random.key(0),
+  )
+  leaves, tree = jax.tree.flatten(shapes)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  return tree.unflatten(
+    [
+      0.2 * jax.random.normal(k, a.shape)
+      for k, a in zip(keys, leaves, strict=True)
+    ]
+  )

@@ -72,7 +72,7 @@ TABLES = {
     ),
   ),
   'vdm_table6': Table(
-    'Ho22 Table 6 in miniature: videos four times as long as the model makes',
+    'Ho22 Table 6 in miniature: long videos, by three ways to extend them',
     {
       'reconstruction guidance': {'sample.conditioning': 'reconstruction'},
       'replacement, q(z_s|x, z_t)': {'sample.conditioning': 'replacement'},

@@ -169,9 +169,12 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
   for array in (wanted.given.full, wanted.given.low, *wanted.told.values()):
     if array is not None:
       known.update(np.ascontiguousarray(array))
+  settings = json.loads(identity.to_json(model.config))
+  for name in SHOWN:
+    del settings['sample'][name]
   about = {
     'step': model.step,
-    'config': json.loads(identity.to_json(model.config)),
+    'config': settings,
     'batch_size': model.generate.batch_size,
     'known': known.hexdigest(),
   }

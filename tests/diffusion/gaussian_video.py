@@ -85,3 +85,13 @@ def values(observation):
 def flat(parts):
   """One row per example, in the order of `dense_map`."""
   return jnp.concatenate([u.reshape(u.shape[0], -1) for u in parts], 1)
+
+
+def keys(n, seed=0):
+  return jax.random.split(jax.random.key(seed), n)
+
+
+def host(logsnr):
+  """α and σ in float64, by other formulas than the library's."""
+  alpha2 = 1 / (1 + np.exp(-np.float64(logsnr)))
+  return np.sqrt(alpha2), np.sqrt(1 / (1 + np.exp(np.float64(logsnr))))

@@ -7,11 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.diffusion.gaussian_video import (
-  GaussianVideo,
-  dense_covariance,
-  smooth_video,
-)
+from tests.diffusion.gaussian_video import host, keys
 from vdm_jax.diffusion import denoiser, samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
@@ -31,10 +27,6 @@ def gaussian(mean=MEAN, std=STD):
   return denoise
 
 
-def keys(n, seed=0):
-  return jax.random.split(jax.random.key(seed), n)
-
-
 def run(denoise, step, logsnrs, shape=(1, 2, 2, 1), batch=2, seed=0):
   def go(keys):
     return samplers.sample(
@@ -47,12 +39,6 @@ def run(denoise, step, logsnrs, shape=(1, 2, 2, 1), batch=2, seed=0):
     )
 
   return jax.jit(go)(keys(batch, seed))
-
-
-def host(logsnr):
-  """α and σ in float64, by other formulas than the library's."""
-  alpha2 = 1 / (1 + np.exp(-np.float64(logsnr)))
-  return np.sqrt(alpha2), np.sqrt(1 / (1 + np.exp(np.float64(logsnr))))
 
 
 def gain(logsnr, std=STD):
@@ -189,182 +175,6 @@ def test_langevin_leaves_the_marginal_alone_up_to_its_bias(std):
   check_moments(z, alpha * MEAN, stationary)
   with pytest.raises(AssertionError):  # the bias is there, and seen
     check_moments(z, alpha * MEAN, marginal)
-
-
-class Handed:
-  """In a prior's place: hands out given noise, draw by draw."""
-
-  def __init__(self, draws):
-    self.draws = list(draws)
-
-  def sample(self, keys, shape):
-    return self.draws.pop(0)
-
-
-def propagate(step, video, prior, logsnrs, covariances):
-  """Mean and covariance of the samples of a sampler, exactly.
-
-  With an exact denoiser of Gaussian data a step is affine in z and in what it
-  draws, so that its derivatives say all about it.
-
-  Args:
-    step: the step.
-    video: a GaussianVideo.
-    prior: what the denoiser and the first latent know of.
-    logsnrs: the levels.
-    covariances: over all pixels and frames, of each draw of a step.
-  """
-  denoise, n = video.denoiser(prior), len(video.mean)
-
-  def one(z, draws, logsnr_t, logsnr_s):
-    handed = Handed(d.reshape(1, *video.shape) for d in draws)
-    z_s, _ = step(
-      denoise,
-      keys=keys(1),
-      z=z.reshape(1, *video.shape),
-      logsnr_t=logsnr_t[None],
-      logsnr_s=logsnr_s[None],
-      prior=handed,
-    )
-    assert not handed.draws
-    return z_s.ravel()
-
-  @jax.jit
-  @jax.vmap
-  def affine(logsnr_t, logsnr_s):
-    zero = jnp.zeros(n), [jnp.zeros(n) for _ in covariances]
-    at = logsnr_t, logsnr_s
-    return one(*zero, *at), *jax.jacfwd(one, (0, 1))(*zero, *at)
-
-  def answer(z):
-    level = jnp.full(1, logsnrs[-2])
-    return denoise(z.reshape(1, *video.shape), level).ravel()
-
-  mean, covariance = np.zeros(n), dense_covariance(prior, video.shape)
-  levels = jnp.asarray(logsnrs[:-1])
-  offsets, from_z, from_noise = affine(levels[:-1], levels[1:])
-  for i, offset in enumerate(np.asarray(offsets)):
-    a = np.asarray(from_z[i])
-    mean, covariance = offset + a @ mean, a @ covariance @ a.T
-    for b, drawn in zip(from_noise, covariances, strict=True):
-      covariance += np.asarray(b[i]) @ drawn @ np.asarray(b[i]).T
-  a = np.asarray(jax.jacfwd(answer)(jnp.zeros(n)))
-  return np.asarray(answer(jnp.asarray(mean))), a @ covariance @ a.T
-
-
-CORRECTED = samplers.predictor_corrector(samplers.ancestral(0.0), delta=0.1)
-
-
-@pytest.mark.parametrize('correlated', [False, True])
-def test_predictor_corrector_samples_have_the_covariance_of_the_data(
-  x64, ar1, correlated
-):
-  prior = ar1 if correlated else NoisePrior()
-  video = smooth_video((4, 2, 2, 1))
-  noise, white = dense_covariance(prior, video.shape), np.eye(16)
-  schedule = schedules.CosineSchedule(logsnr_min=-12.0, logsnr_max=12.0)
-
-  def errors(step, steps, *draws):
-    grid = schedules.logsnr_grid(steps, schedule)
-    mean, covariance = propagate(step, video, prior, grid, draws)
-    return np.abs(mean - video.mean).max(), (
-      np.linalg.norm(covariance - video.covariance)
-      / np.linalg.norm(video.covariance)
-    )
-
-  few, many = (errors(CORRECTED, n, noise, noise) for n in (64, 256))
-  # The corrector's own bias is below σ² δ/4 where sampling ends.
-  assert many[0] < 0.01 and many[1] < 0.02 and many[1] < few[1] / 2, (few, many)
-  assert few[1] < errors(samplers.ancestral(0.0), 64, noise)[1]
-  if correlated:  # negative control: a corrector with another noise
-    assert errors(CORRECTED, 256, noise, white)[1] > 0.3
-
-
-def test_a_corrected_sample_is_drawn_from_the_law_it_propagates(ar1):
-  # Pixels alike and independent: each of them is one more sample.
-  shape, pixels = (4, 8, 8, 1), 64
-  small = smooth_video((4, 1, 1, 1))
-  video = GaussianVideo(
-    shape,
-    np.repeat(small.mean, pixels),
-    np.kron(small.covariance, np.eye(pixels)),
-  )
-  grid = schedules.logsnr_grid(8, schedules.CosineSchedule())
-
-  @jax.jit
-  def go(keys):
-    return samplers.sample(
-      video.denoiser(ar1),
-      CORRECTED,
-      keys=keys,
-      shape=shape,
-      logsnrs=grid,
-      prior=ar1,
-    )
-
-  rows = np.moveaxis(np.asarray(go(keys(128)), np.float64), 1, 0).reshape(4, -1)
-  sigma = ar1.covariance(4)
-
-  def check(*draws):
-    mean, covariance = propagate(CORRECTED, small, ar1, grid, draws)
-    variance = covariance.diagonal()
-    sd = np.sqrt(variance / rows.shape[1])
-    assert np.all(np.abs(rows.mean(1) - mean) < 5 * sd)
-    scale = np.sqrt(np.outer(variance, variance) * 2 / rows.shape[1])
-    assert np.all(np.abs(np.cov(rows) - covariance) < 5 * scale)
-
-  check(sigma, sigma)
-  for wrong in ((sigma, np.eye(4)), (sigma, 0 * sigma), (np.eye(4), sigma)):
-    with pytest.raises(AssertionError):
-      check(*wrong)
-
-
-@pytest.mark.parametrize('delta', [0.1, 1.0])
-@pytest.mark.parametrize('logsnr', [-20.0, -1.0, 3.0])
-def test_langevin_has_its_stationary_covariance_over_frames(
-  x64, ar1, delta, logsnr
-):
-  """In the coordinates in which V and Σ are diagonal, each on its own."""
-  video = smooth_video((4, 2, 1, 1))
-  n, noise = len(video.mean), dense_covariance(ar1, video.shape)
-  alpha, sigma = host(logsnr)
-  marginal = alpha**2 * video.covariance + sigma**2 * noise
-  # V (1 − δσ²/4 V⁻¹Σ)⁻¹ is 1/(1 − δ/4) of Σ on pure noise.
-  stationary = marginal @ np.linalg.inv(
-    np.eye(n) - delta / 4 * sigma**2 * np.linalg.solve(marginal, noise)
-  )
-  if logsnr == -20:
-    bound = 1e-6 * np.abs(noise).max()
-    np.testing.assert_allclose(stationary, noise / (1 - delta / 4), atol=bound)
-
-  def after(denoise, covariance, drawn):
-    def one(z, eps):
-      z, eps = (u.reshape(1, *video.shape) for u in (z, eps))
-      level = jnp.full(1, logsnr)
-      z = samplers.langevin(denoise, z=z, eps=eps, logsnr=level, delta=delta)
-      return z.ravel()
-
-    a, b = jax.jacfwd(one, (0, 1))(jnp.zeros(n), jnp.zeros(n))
-    return a @ covariance @ a.T + b @ drawn @ b.T
-
-  exact = video.denoiser(ar1)
-
-  def backwards(z, logsnr):
-    # z − α x̂ is turned round: a step of −δ, with the noise of δ.
-    alpha, _ = alpha_sigma(over_video(logsnr))
-    return 2 / alpha * z - exact(z, logsnr)
-
-  np.testing.assert_allclose(
-    after(exact, stationary, noise), stationary, atol=1e-10
-  )
-  # Negative controls: the marginal itself, white noise, the sign of the drift.
-  change = delta * sigma**2 / 100
-  for wrong in (
-    after(exact, marginal, noise) - marginal,
-    after(exact, stationary, np.eye(n)) - stationary,
-    after(backwards, stationary, noise) - stationary,
-  ):
-    assert np.abs(wrong).max() > min(change, delta * change)
 
 
 def test_the_answer_is_x_hat_of_the_last_level_but_one():
