@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from tests import standins, tiny
+from tests import quick, tiny
 from vdm_jax import cascade, errors, main, sharding, train
 from vdm_jax import config as config_lib
 
@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
   """The folder of both models' workdirs; what they have learnt is nothing."""
   folder = tmp_path_factory.mktemp('runs')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, 'compile_step', standins.no_step)
+    patch.setattr(train, 'compile_step', quick.no_step)
     for name, size in SIZES.items():
       config = tiny.config(
         train__steps=2,
@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def drawn(monkeypatch):
-  return standins.Windows(monkeypatch)
+  return quick.Windows(monkeypatch)
 
 
 @pytest.fixture

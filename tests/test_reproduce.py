@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from tests import standins, tiny
+from tests import quick, tiny
 from vdm_jax import errors, reproduce, train
 from vdm_jax.data import seams, shapes
 
@@ -40,7 +40,7 @@ def config(table, **changes):
   return c.lock()
 
 
-class Made(standins.Windows):
+class Made(quick.Windows):
   """Windows that are half of them real clips; counts trainings, too."""
 
   def __init__(self, patch):
@@ -51,7 +51,7 @@ class Made(standins.Windows):
       self.trained.append(workdir.name)
       run(config, workdir, devices)
 
-    patch.setattr(train, 'compile_step', standins.no_step)
+    patch.setattr(train, 'compile_step', quick.no_step)
     patch.setattr(train, 'run', count)
 
   def video(self, rng, shape):

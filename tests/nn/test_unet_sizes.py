@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vdm_jax.nn.unet import UNet
+
 
 def count(shape, **kwargs):
   """Millions of parameters, without allocating any."""
@@ -16,7 +18,7 @@ def count(shape, **kwargs):
     'num_classes': 0,
     'groups': 32,
   }
-  net = unet(**(arguments | kwargs))
+  net = UNet(**(arguments | kwargs))
   z = jax.ShapeDtypeStruct((1, *shape, 3), jnp.float32)
   logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
   tree = jax.eval_shape(net.init, jax.random.key(0), z, logsnr)

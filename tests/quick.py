@@ -1,0 +1,77 @@
+"""Quick stand-ins: a step that learns nothing, windows that are noise."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from vdm_jax import step
+
+
+def no_step(*_):
+  """For `train.compile_step`: a step that counts and leaves the rest alone."""
+
+  def count(state, batch):
+    del batch
+    bands = np.ones(len(step.BAND_EDGES) + 1)
+    metrics = {'loss': 1.0, 'grad_norm': 1.0, 'finite': True}
+    metrics |= {'band_sum': bands, 'band_count': bands}
+    return dataclasses.replace(state, step=state.step + 1), metrics
+
+  return count
+
+
+@dataclasses.dataclass
+class Call:
+  """What a window was made from.
+
+  Attributes:
+    size: height of its frames.
+    told: the conditions.
+    known: uint8 frames `[b, h, w, 3]` by their position in the window.
+    seen: the same of frames that are known coarsely.
+  """
+
+  size: int
+  told: dict
+  known: dict
+  seen: dict
+
+
+class Windows:
+  """For `Generator.__call__`: noise that is a function of the keys.
+
+  Attributes:
+    calls: one for each window.
+    most: how many there may be; the next one is interrupted.
+  """
+
+  def __init__(self, monkeypatch):
+    self.calls, self.most = [], 10**6
+    monkeypatch.setattr(
+      'vdm_jax.generate.Generator.__call__',
+      lambda generator, params, **given: self.draw(generator.shape, **given),
+    )
+
+  def video(self, rng, shape):
+    return rng.integers(0, 256, shape, np.uint8)
+
+  def draw(self, shape, *, keys, told, steps, observation=None, tick=None):
+    del steps, tick
+    if len(self.calls) == self.most:
+      raise KeyboardInterrupt
+    call = Call(shape[1], dict(told), {}, {})
+    self.calls.append(call)
+    videos = np.stack(
+      [
+        self.video(np.random.default_rng(seed), shape)
+        for seed in np.asarray(jax.random.key_data(keys))
+      ]
+    )
+    for part in observation.parts if observation else ():
+      frames = np.moveaxis(np.asarray(step.to_uint8(part.values)), 1, 0)
+      where = call.known if part.factor == 1 else call.seen
+      where |= dict(zip(part.indices, frames, strict=True))
+    for i, frame in call.known.items():
+      videos[:, i] = frame
+    return videos
