@@ -151,15 +151,13 @@ def test_seams_are_where_windows_begin(tmp_path, made):
 
 
 def test_an_interrupted_table_continues(tmp_path, made):
-  c = config('vdm_table4')
+  c = config('vdm_table5')
   made.most = 3
   with pytest.raises(KeyboardInterrupt):
     reproduce.run(c, tmp_path, ONE)
-  assert made.trained == ['images_0', 'images_4']
   made.most = 6
   reproduce.run(c, tmp_path, ONE)
-  assert made.trained == ['images_0', 'images_4', 'images_8']
-  assert len(made.calls) == 6
+  assert made.trained == ['model'] and len(made.calls) == 6
 
 
 BAD = {
