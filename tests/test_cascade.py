@@ -160,10 +160,11 @@ def test_guidance_brings_the_stages_together(runs, tmp_path, unseen, capsys):
   """A new network is the denoiser of white noise, of which little is free."""
   found = {}
   for weight in (1e-6, 2.0):
+    constant = {'guidance_weight': weight, 'weight_schedule': 'constant'}
     c = config(
       runs,
       ('base', 'small', 3, 4, {}),
-      ('super', 'large', 3, 4, {'guidance_weight': weight}),
+      ('super', 'large', 3, 4, constant),
       count=2,
     )
     c.sample.update(batch_size=2, steps=8)

@@ -219,7 +219,7 @@ def test_reconstruction_guidance_agrees_with_a_coarse_video():
     ('guided', 1.0, known),
   ):
     generate = gaussian(
-      sample__guidance_weight=weight,
+      sample__guidance_weight=weight, sample__weight_schedule='constant'
     )
     video = step_lib.to_float(
       jnp.asarray(generate({}, observation=given, **options))

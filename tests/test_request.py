@@ -93,6 +93,11 @@ REFUSED = {
     {'sample__factor': 2, 'sample__conditioning': 'replacement'},
     "use 'reconstruction'",
   ),
+  'a weight below the schedule': (
+    UNTOLD,
+    {'sample__guidance_weight': 0.5},
+    "or the weight_schedule 'constant'",
+  ),
   'key frames of one stride': (
     UNTOLD,
     {'sample__frames': 9, 'sample__order': 'interpolation'},
@@ -197,13 +202,6 @@ def test_prompts_in_turn_and_examples_without_any(tmp_path):
     *('blue disc', 'red disc', 'blue'),
     *('blue disc', 'red disc'),
   )
-
-
-def test_guidance_is_said_with_both_numbers(capsys):
-  make(CLASSES, sample__guidance_scale=3.5)
-  assert 'guidance scale 3.5 (w = 2.5)' in capsys.readouterr().out
-  make(CLASSES)
-  assert 'guidance' not in capsys.readouterr().out
 
 
 def test_windows_are_told_their_frame_stride():

@@ -156,8 +156,10 @@ def _sample() -> ml_collections.ConfigDict:
   c.factor = 1  # above 1: all of it is seen, at 1/factor of the resolution
   # reconstruction, or as baselines replacement, replacement_marginal
   c.conditioning = 'reconstruction'
-  c.guidance_weight = 9.0  # w_r of Ho22 eq. 7
-  c.weight_schedule = 'constant'  # of w_r; or pigdm, which grows with noise
+  # w_r of Ho22 eq. 7: constant, as theirs; pigdm grows with the noise from 1
+  # to guidance_weight (ours)
+  c.guidance_weight = 9.0
+  c.weight_schedule = 'pigdm'
   c.frame_rate = 8.0  # of the files written, frames a second
   c.arrays = False  # write raw .npy files too
   return c

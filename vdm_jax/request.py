@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from vdm_jax import errors, runtime, windows
+from vdm_jax import errors, windows
 from vdm_jax import given as given_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.given import Given
@@ -121,8 +121,11 @@ def check_guidance(config, trained: Conditions):
         f'was trained with config.train.drop.{kept[0]} = 0 and does not know '
         'the null condition; set the scale to 1, or train with 0.1'
       )
-    runtime.say(
-      f'guidance scale {c.guidance_scale:g} (w = {c.guidance_scale - 1:g})'
+  if c.weight_schedule == 'pigdm' and c.guidance_weight < 1:
+    raise errors.ConfigError(
+      f'config.sample.guidance_weight is {c.guidance_weight}, the largest '
+      "weight of 'pigdm', which begins at 1; use 1 or more, or the "
+      "weight_schedule 'constant'"
     )
   if c.conditioning != 'reconstruction' and c.factor > 1:
     raise errors.ConfigError(

@@ -206,6 +206,9 @@ def draw(model: Model, wanted: Request, store, *, quiet: bool = False) -> Clips:
     name='sampling',
     quiet=quiet or jax.process_index() > 0,
   )
+  scale = model.config.sample.guidance_scale
+  if scale != 1 and not quiet:
+    runtime.say(f'guidance scale {scale:g} (w = {scale - 1:g})')
   if store.done:
     runtime.say(f'continuing after {store.done} of {len(order)} windows')
   elif jax.process_index() == 0:
@@ -353,7 +356,7 @@ def score(config, clips: Clips) -> dict[str, float] | None:
     clips.videos,
     labels=clips.labels,
     captions=clips.prompts or None,
-    stride=float(config.data.stride),
+    stride=float(request_lib.base_stride(config)),
   )
 
 
