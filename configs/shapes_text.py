@@ -33,7 +33,7 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
-  c.diffusion.shift = -3.0  # the direction is decided at high noise
+  c.diffusion.shift = -4.0  # the direction is decided at high noise
 
   c.optim.learning_rate = 1e-3
   c.optim.warmup = 50

@@ -11,6 +11,8 @@ from tests import tiny
 from vdm_jax import build, errors, identity, sample, train
 from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
+from vdm_jax.diffusion.noise import NoisePrior
+from vdm_jax.diffusion.schedules import LogNormalSchedule
 
 CONFIGS = sorted(pathlib.Path('configs').rglob('*.py'))
 
@@ -105,6 +107,11 @@ def test_saved_config_that_does_not_fit(text, message):
     ('train.steps', 0),
     ('sample.gamma', 1.5),
     ('diffusion.logsnr_max', -30.0),
+    ('diffusion.p_std', 0.0),
+    ('diffusion.p_mean', float('nan')),
+    ('diffusion.interval', (0.5, 0.5)),
+    ('diffusion.interval', (0.0, 0.5, 1.0)),
+    ('diffusion.interval', (0.5, 1.0)),  # of the cosine schedule
   ],
 )
 def test_values_out_of_range_are_named(key, value):
@@ -121,6 +128,7 @@ def test_values_out_of_range_are_named(key, value):
     (build.objective, 'diffusion.prediction', ()),
     (build.objective, 'diffusion.weight', ()),
     (build.objective, 'diffusion.prior', ()),
+    (build.objective, 'diffusion.schedule', build.SCHEDULES),
   ],
 )
 def test_unknown_names_list_what_there_is(make, key, table):
@@ -128,6 +136,45 @@ def test_unknown_names_list_what_there_is(make, key, table):
     make(tiny.config(**{key: 'nonesuch'}))
   assert f'config.{key}' in str(e.value)
   assert all(name in str(e.value) for name in table)
+
+
+def test_the_objective_of_a_correlated_prior_and_an_expert():
+  config = tiny.config(
+    diffusion__prior='progressive',
+    diffusion__prior_alpha=2.0,
+    diffusion__prediction='edm',
+    diffusion__weight='edm',
+    diffusion__schedule='lognormal',
+    diffusion__interval=(0.5, 1.0),
+  )
+  config_lib.validate(config)
+  objective = build.objective(config)
+  assert objective.prior == NoisePrior('progressive', 2.0)
+  assert objective.schedule == LogNormalSchedule(-1.2, 1.2, 0.5, 1.0)
+  assert objective.prediction == objective.weight == 'edm'
+  stronger = config.copy_and_resolve_references()
+  stronger.diffusion.prior_alpha = 5.0
+  assert identity.differences(config, stronger) == [
+    'diffusion.prior_alpha: 2.0 → 5.0'
+  ]
+
+
+@pytest.mark.parametrize(
+  'kind, alpha, message',
+  [
+    ('progressive', float('inf'), 'singular'),
+    ('mixed', float('nan'), 'at least 0'),
+    ('mixed', -1.0, 'at least 0'),
+    ('independent', 1.0, 'has alpha 0'),
+    ('progressive', 0.0, 'no noise is shared; set'),
+  ],
+)
+def test_priors_that_cannot_be_are_refused_in_one_line(kind, alpha, message):
+  config = tiny.config(diffusion__prior=kind, diffusion__prior_alpha=alpha)
+  with pytest.raises(errors.ConfigError, match=message) as e:
+    build.objective(config)
+  assert 'config.diffusion.prior' in str(e.value)
+  assert '\n' not in str(e.value)
 
 
 def test_the_nearest_name_is_offered():

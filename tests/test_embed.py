@@ -116,7 +116,7 @@ def test_captions_of_every_kind(config, coder, tmp_path, capsys, write):
   check(tmp_path / 'cache', coder)
   assert not (tmp_path / 'run').exists()
   said = capsys.readouterr().out
-  assert '40 different captions' in said and ', 0 of them' in said
+  assert '40 different captions' in said and '\n0 of 40' in said
   assert coder.hash in said and str(tmp_path / 'cache') in said
   assert re.search(r'40 captions embedded in \d+s, [\d.e+]+ captions/s', said)
   assert '1 of them take all 20 tokens' in said
@@ -157,7 +157,7 @@ def test_asked_to_stop_it_keeps_what_there_is(
   assert len(cache_lib.open_cache(tmp_path / 'cache')) == 32
   embed.run(config(), tmp_path)
   assert encoded[1:] == [TEXTS[32:]]
-  assert '32 of them embedded already' in capsys.readouterr().out
+  assert '32 of 40 captions are embedded already' in capsys.readouterr().out
   check(tmp_path / 'cache', coder)
 
 

@@ -237,7 +237,7 @@ def test_runs_of_steps_are_one_sampling():
   video = generate({}, keys=keys(), told=LABELS, steps=steps, tick=ticks.append)
   whole = samplers.sample(
     generate.denoiser({}, on_device(LABELS)),
-    generate.step,
+    generate.sampler,
     keys=keys(),
     shape=generate.shape,
     logsnrs=schedules.logsnr_grid(steps, generate.objective.schedule),
@@ -403,8 +403,9 @@ def test_guidance_fits_where_training_fits(optimised, capsys):
   lines = [f'training: {training / 2**20:.0f} MiB']
   for scale in (1.0, 3.0):
     generate, params, z, known = middle(scale)
-    levels = jnp.zeros(4)
-    args = (params, z, keys(), levels, 0, 2, TOLD, known)
+    latent = samplers.Latent(z, jnp.zeros((0, *z.shape)))
+    grid = generate.sampler.grid(np.linspace(-3, 3, 4))
+    args = (params, latent, keys(), grid, 0, 2, TOLD, known)
     sampling = needed(generate._advance.lower(*args).compile())
     ratio = sampling / training
     lines.append(

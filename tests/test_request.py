@@ -16,6 +16,7 @@ WORDS = Conditions(
   words=('a', 'blue', 'disc', 'red'),
   examples=('a red disc', 'a blue disc'),
 )
+TWO = Conditions(text='embeddings', text_dim=4, text2_dim=3)
 STRIDES = Conditions(strides=(1, 2))
 ALL = Conditions(
   classes=CLASSES.classes,
@@ -71,6 +72,11 @@ REFUSED = {
     ALL,
     {'sample__guidance_scale': 2.0, 'train__drop__text': 0.0},
     'drop.text = 0',
+  ),
+  'guidance without the null second text': (
+    TWO,
+    {'sample__guidance_scale': 2.0, 'train__drop__text2': 0.0},
+    'drop.text2 = 0',
   ),
   'overlap of a window': (
     UNTOLD,

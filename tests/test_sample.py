@@ -95,6 +95,11 @@ def test_sampling_from_a_workdir_writes_the_gallery(trained, capsys):
   'override, error, message',
   [
     ({'model__channels': 16}, errors.CheckpointError, 'another config'),
+    (
+      {'diffusion__prior': 'progressive', 'diffusion__prior_alpha': 2.0},
+      errors.CheckpointError,
+      r'prior: independent → progressive; .*prior_alpha: 0.0 → 2.0\); undo',
+    ),
     ({'sample__count': 0}, errors.ConfigError, 'sample.count'),
     ({'sample__label': 21}, errors.ConfigError, '21'),
     ({'sample__prompt': 'a disc'}, errors.ConfigError, 'without text'),
@@ -139,7 +144,7 @@ def test_from_a_prompt_to_the_gallery(tmp_path, monkeypatch, capsys):
   train.claim(tmp_path, c)
   on = sharding.make_mesh
   monkeypatch.setattr(
-    sharding, 'make_mesh', lambda data, fsdp, _: on(data, fsdp, ONE)
+    sharding, 'make_mesh', lambda data, fsdp, _, **__: on(data, fsdp, ONE)
   )
 
   def run(*options):

@@ -25,7 +25,7 @@ def run(config, workdir: pathlib.Path):
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.of_config(config)
   sharding.check_batch(mesh, config.train.batch_size, config.train.accumulate)
   source, told = build.data(config)
   runtime.say(train.describe(source))

@@ -1,24 +1,27 @@
 """The only place that turns a config into objects, by explicit tables."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from vdm_jax import config as config_lib
-from vdm_jax import errors, optim, step
-from vdm_jax.conditions import TEXT_KINDS, Conditions
+from vdm_jax import errors, optim, refine, step
+from vdm_jax.conditions import TEXT_KINDS, TEXTS, Conditions
 from vdm_jax.data import captioned, flips, packed, shapes, strides
 from vdm_jax.data.source import Source
 from vdm_jax.diffusion import (
   guidance,
+  heun,
   losses,
+  multistep,
   noise,
   process,
   samplers,
   schedules,
 )
-from vdm_jax.nn import unet
+from vdm_jax.nn import efficient, unet
 from vdm_jax.text import cache
 from vdm_jax.text.words import Words
 
@@ -186,42 +189,56 @@ def _text(
       'captions; set it to False'
     )
   if c.kind == 'words':
-    words = Words(captioned.vocabulary(videos, images), c.max_length)
-    told = Conditions(text='words', words=words.vocabulary, examples=examples)
-    options = {'encode': words.encode, 'name': words.hash}
+    told, texts = _words(c, captioned.vocabulary(videos, images))
   else:
-    embeddings = cache.open_cache(_cache_folder(c), max_length=c.max_length)
-    told = Conditions(
-      text='embeddings',
-      text_dim=embeddings.dim,
-      encoder=embeddings.encoder,
-      examples=examples,
-    )
-    options = {
-      'encode': embeddings.lookup,
-      'name': embeddings.encoder,
-      'known': embeddings,
-    }
+    told, texts = _embeddings(c)
 
   def with_text(source):
-    if not hasattr(source, 'captions'):
-      return source
-    return captioned.Captioned(source, **options)
+    if hasattr(source, 'captions'):
+      for options in texts:
+        source = captioned.Captioned(source, **options)
+    return source
 
-  return with_text, told
+  return with_text, dataclasses.replace(told, examples=examples)
 
 
-def _cache_folder(c) -> str:
-  if not c.cache:
+def _words(c, vocabulary) -> tuple[Conditions, list[dict]]:
+  """What a model is told by words, and the options of `Captioned`."""
+  if c.encoder2 or c.cache2:
     raise errors.ConfigError(
-      'config.text.cache is empty; make embeddings of the captions with '
-      '--mode=embed, and name their folder with --config.text.cache=FOLDER'
+      "config.text.kind is 'words', which takes no second encoder; leave out "
+      "config.text.encoder2 and cache2, or use the kind 'embeddings'"
     )
-  return c.cache
+  words = Words(vocabulary, c.max_length)
+  told = Conditions(text='words', words=words.vocabulary)
+  return told, [{'encode': words.encode, 'name': words.hash}]
 
 
-def model(config, told: Conditions) -> unet.UNet:
-  """The network.
+def _embeddings(c) -> tuple[Conditions, list[dict]]:
+  """The same by the embeddings of one encoder, or of two."""
+  endings = TEXTS if c.encoder2 or c.cache2 else TEXTS[:1]
+  told, texts = {}, []
+  for n in endings:
+    if not c[f'cache{n}']:
+      raise errors.ConfigError(
+        f'config.text.cache{n} is empty; make embeddings of the captions with '
+        '--mode=embed, and name their folder with '
+        f'--config.text.cache{n}=FOLDER'
+      )
+    found = cache.open_cache(c[f'cache{n}'], max_length=c.max_length)
+    if found.encoder in told.values():
+      raise errors.ConfigError(
+        'config.text.cache and cache2 are of the same encoder; name two, or '
+        'leave cache2 out'
+      )
+    told |= {f'text{n}_dim': found.dim, f'encoder{n}': found.encoder}
+    options = {'encode': found.lookup, 'name': found.encoder}
+    texts.append(options | {'known': found, 'ending': n})
+  return Conditions(text='embeddings', **told), texts
+
+
+def model(config, told: Conditions) -> unet.UNet | efficient.EfficientUNet:
+  """The network, as it is trained: on crops, if `config.refine.crop` says so.
 
   Args:
     config: the whole config.
@@ -231,16 +248,16 @@ def model(config, told: Conditions) -> unet.UNet:
     ConfigError: if sizes do not fit together, or labels are asked for and the
       data have none.
   """
-  c = config.model
+  c, seen = config.model, refine.of_config(config)
   if c.labels and not told.classes:
     raise errors.ConfigError(
       'config.model.labels is True, but the data has no classes; set it to '
       'False or, for a folder of class folders, config.data.classes to True'
     )
-  network = unet.UNet(
+  make = config_lib.choose('config.model.kind', c.kind, NETWORKS)
+  network = make(c)(
     channels=c.channels,
     multipliers=c.multipliers,
-    blocks=c.blocks,
     attention_resolutions=c.attention_resolutions,
     head_dim=c.head_dim,
     emb_dim=c.emb_dim,
@@ -248,19 +265,47 @@ def model(config, told: Conditions) -> unet.UNet:
     num_classes=len(told.classes),
     vocabulary=len(told.words),
     text_dim=told.text_dim,
+    text2_dim=told.text2_dim,
+    cross_attention=c.cross_attention,
     num_strides=len(told.strides),
+    extra_channels=seen.form.channels if seen else 0,
+    augmented=bool(seen and seen.augment),
     groups=c.groups,
     dropout=c.dropout,
-    resample=c.resample,
     image_mode=c.image_mode,
     max_distance=config.data.frames - 1,
     frame_positions=c.frame_positions,
+    temporal=c.temporal,
+    temporal_convolution=c.temporal_convolution,
     dtype=jnp.dtype(c.dtype),
     remat=c.remat,
   )
-  c = config.data
-  network.validate((c.frames, c.size, c.size, 3))
+  size = refine.training_size(config)
+  network.validate((config.data.frames, size, size, 3))
+  refine.for_whole_frames(config, network)  # a mistake in it ends here
   return network
+
+
+def _unet(c):
+  if c.level_blocks:
+    raise errors.ConfigError(
+      f'config.model.level_blocks is {c.level_blocks}, which only the kind '
+      "'efficient' has; leave it empty, and set config.model.blocks"
+    )
+  return functools.partial(unet.UNet, blocks=c.blocks, resample=c.resample)
+
+
+def _efficient(c):
+  if c.resample != 'plain':
+    raise errors.ConfigError(
+      f'config.model.resample is {c.resample!r}, which only the kind '
+      "'unet' has; leave it 'plain'"
+    )
+  blocks = c.level_blocks or (c.blocks,) * len(c.multipliers)
+  return functools.partial(efficient.EfficientUNet, blocks=blocks)
+
+
+NETWORKS = {'unet': _unet, 'efficient': _efficient}
 
 
 def optimizer(config):
@@ -274,25 +319,64 @@ def optimizer(config):
     eps=c.eps,
     weight_decay=c.weight_decay,
     clip=c.clip,
+    rates=c.rates,
   )
 
 
+SCHEDULES = {
+  'cosine': lambda c: schedules.CosineSchedule(
+    c.logsnr_min, c.logsnr_max, c.shift
+  ),
+  'lognormal': lambda c: schedules.LogNormalSchedule(
+    c.p_mean, c.p_std, *c.interval
+  ),
+}
+
+
 def objective(config) -> step.Objective:
-  """What training minimises and sampling assumes."""
+  """What training minimises and sampling assumes.
+
+  Raises:
+    ConfigError: for a name that is not known, or a noise prior or schedule
+      that its numbers do not make.
+  """
   c = config.diffusion
   what = 'config.diffusion.'
   config_lib.choose(what + 'prediction', c.prediction, process.PREDICTIONS)
   config_lib.choose(what + 'weight', c.weight, losses.WEIGHTS)
-  config_lib.choose(what + 'prior', c.prior, noise.KINDS)
+  schedule = config_lib.choose(what + 'schedule', c.schedule, SCHEDULES)
+  try:
+    schedule = schedule(c)
+  except ValueError as e:
+    raise errors.ConfigError(
+      f'config.diffusion.schedule {c.schedule!r}: {e}'
+    ) from e
   return step.Objective(
-    schedule=schedules.CosineSchedule(c.logsnr_min, c.logsnr_max, c.shift),
-    prior=noise.NoisePrior(c.prior),
+    schedule=schedule,
+    prior=_prior(c),
     prediction=c.prediction,
     weight=c.weight,
     image_frames=config.data.images,
     drop_label=config.train.drop.label,
     drop_text=config.train.drop.text,
+    drop_text2=config.train.drop.text2,
+    refine=refine.of_config(config),
   )
+
+
+def _prior(c) -> noise.NoisePrior:
+  """The noise prior, with the config's words for what is wrong with it."""
+  config_lib.choose('config.diffusion.prior', c.prior, noise.KINDS)
+  if c.prior != 'independent' and c.prior_alpha == 0:
+    raise errors.ConfigError(
+      f'config.diffusion.prior is {c.prior!r}, but with prior_alpha 0 no noise '
+      'is shared; set config.diffusion.prior_alpha (PYoCo: 1 for mixed, 2 for '
+      "progressive), or the prior to 'independent'"
+    )
+  try:
+    return noise.NoisePrior(c.prior, c.prior_alpha)
+  except ValueError as e:
+    raise errors.ConfigError(f'config.diffusion.prior_alpha: {e}') from e
 
 
 SAMPLERS = {
@@ -301,13 +385,58 @@ SAMPLERS = {
   'predictor_corrector': lambda c: samplers.predictor_corrector(
     samplers.ancestral(c.gamma), c.delta
   ),
+  'heun': lambda c: heun.heun(),
+  'deis': lambda c: multistep.deis(c.deis_order, c.deis_variable, c.rho),
+  'dpmpp_2m': lambda c: multistep.dpmpp_2m(),
 }
+CHURNED = ('heun', 'deis', 'dpmpp_2m')
 
 
-def sampler(config) -> samplers.Step:
-  """The sampler's step that `config.sample.sampler` names."""
+def sampler(config) -> samplers.Sampler:
+  """The sampler that `config.sample.sampler` names, with its churn.
+
+  Raises:
+    ConfigError: for an unknown name, churn of a sampler that has none, or
+      numbers that make no sampler.
+  """
   c = config.sample
-  return config_lib.choose('config.sample.sampler', c.sampler, SAMPLERS)(c)
+  make = config_lib.choose('config.sample.sampler', c.sampler, SAMPLERS)
+  if c.churn and c.sampler not in CHURNED:
+    raise errors.ConfigError(
+      f'config.sample.churn is {c.churn}, but the sampler {c.sampler!r} has no '
+      f'churn; set it to 0, or the sampler to one of {", ".join(CHURNED)}'
+    )
+  if c.churn and c.sampler == 'deis' and c.deis_order > 2:
+    raise errors.ConfigError(
+      f'config.sample.churn is {c.churn}, whose noise breaks the history that '
+      'order 3 extrapolates; set config.sample.deis_order to 2, or churn to 0'
+    )
+  churn = c.churn, c.churn_min, c.churn_max, c.churn_noise
+  try:
+    return heun.churned(make(c), *churn) if c.churn else make(c)
+  except ValueError as e:
+    raise errors.ConfigError(f'config.sample: {e}') from e
+
+
+def levels(config, steps: int):
+  """The log-SNR `[steps + 1]` of the levels that a sampling goes through.
+
+  Also an expert's levels are those of all noise: which of them are its own is
+  decided where experts are joined.
+
+  Raises:
+    ConfigError: numbers that make no grid.
+  """
+  c = config.sample
+  if c.grid == 'karras':
+    try:
+      return schedules.karras_grid(steps, c.sigma_min, c.sigma_max, c.rho)
+    except ValueError as e:
+      raise errors.ConfigError(f'config.sample.grid: {e}') from e
+  schedule = objective(config).schedule
+  if isinstance(schedule, schedules.LogNormalSchedule):
+    schedule = dataclasses.replace(schedule, low=0.0, high=1.0)
+  return schedules.logsnr_grid(steps, schedule)
 
 
 def guidance_weight(config):

@@ -1,9 +1,17 @@
 """A cascade: each stage makes finer videos of what the one before has made.
 
-Ho22 Fig. 2: a first model makes a video of low resolution and frame rate. The
-next one makes more frames, larger ones, or both at once, by reconstruction
-guidance towards the first one's frames: they are seen at 1/factor of its
-resolution, at every k-th of its frames, while it extends its own windows.
+A first model makes a video of low resolution and frame rate, the next ones make
+more frames of it, or larger ones. A stage knows the one before in either of two
+ways, which one cascade may mix:
+
+Its network was trained to see it (`refine.py`; Ge23 Fig. 3). So says the config
+of the run that trained it, `config.refine`: all frames at 1/factor of the size,
+or every factor-th frame.
+
+Or by reconstruction guidance towards it (Ho22 Fig. 2), of a model that was
+trained to make videos of nothing. It makes more frames, larger ones, or both at
+once: those before are seen at 1/factor of its resolution, at every k-th of its
+frames, while it extends its own windows.
 
 A config of a cascade has the section `cascade`: `order`, the names of the
 stages from the first to the last, and a `config.stage` by each name. What the
@@ -19,9 +27,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vdm_jax import (
+  build,
   checkpoint,
   errors,
   identity,
+  refine,
   request,
   rng,
   runtime,
@@ -32,6 +42,7 @@ from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.given import Given
 from vdm_jax.media import gallery
+from vdm_jax.refine import Low, Refine
 
 Videos = UInt8[np.ndarray, 'n t h w 3']
 
@@ -59,6 +70,7 @@ class Stage:
     wanted: what it is to sample; what is given is filled in when it is made.
     seen: the frames of its videos that the stage before has made.
     factor: its size over that of the stage before.
+    refine: how its network sees them; None: it does not.
   """
 
   name: str
@@ -68,6 +80,7 @@ class Stage:
   wanted: request.Request
   seen: tuple[int, ...]
   factor: int
+  refine: Refine | None = None
 
 
 def run(config, workdir: pathlib.Path, devices=None):
@@ -84,7 +97,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   Raises:
     UserError: for whatever does not fit, before anything is sampled.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  mesh = sharding.of_config(config, devices)
   stages = check(config, mesh)
   previous = None
   for number, stage in enumerate(stages, 1):
@@ -147,11 +160,42 @@ def _check_stage(config, number: int, mesh) -> Stage:
     checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
     trained = sample.trained_with(checkpoints, of_run)
     given = Given(frames=seen if factor == 1 else ())
+    if sees := refine.of_config(of_run):
+      _check_refines(of_run, seen, factor, first=not number)
+      given = sees.given(None, c.frames)
     wanted = request.make(of_run, trained, given=given, mesh=mesh)
+    sharding.check_space(mesh, _network(of_run, trained), c.size)
   except (errors.ConfigError, errors.CheckpointError) as e:
     raise type(e)(f'stage {name}: {e}') from e
   wanted = dataclasses.replace(wanted, seed=_seed(wanted.seed, number))
-  return Stage(name, of_run, checkpoints, trained, wanted, seen, factor)
+  return Stage(name, of_run, checkpoints, trained, wanted, seen, factor, sees)
+
+
+def _network(of_run, trained: Conditions):
+  return refine.for_whole_frames(of_run, build.model(of_run, trained))
+
+
+def _check_refines(of_run, seen, factor: int, *, first: bool):
+  """Raises ConfigError unless what a network sees is what it is given."""
+  c = of_run.refine
+  if first:
+    raise errors.ConfigError(
+      f'it refines videos (config.refine.kind is {c.kind!r}) and cannot be the '
+      'first; put the stage that makes them before it'
+    )
+  apart = seen[1] - seen[0] if len(seen) > 1 else 1
+  trained = (c.factor, 1) if c.kind == 'upsample' else (1, c.factor)
+  if (factor, apart) != trained:
+    raise errors.ConfigError(
+      f'it was trained to make {_times(*trained)} of the stage before, not '
+      f'{_times(factor, apart)}; mend the sizes and strides of the stages, or '
+      'its workdir'
+    )
+
+
+def _times(pixels: int, frames: int) -> str:
+  parts = (f'{pixels}× the pixels a side', f'{frames}× the frames')
+  return ' and '.join(parts)
 
 
 def _check_section(config, name: str):
@@ -215,8 +259,13 @@ def _config_of(config, name: str, factor: int):
   rate = config.sample.frame_rate * config.cascade[order[-1]].stride / c.stride
   of_run.sample.frame_rate = rate
   of_run.sample.update(c.sample)
+  if of_run.refine.kind != 'none':
+    factor = 1  # which is of reconstruction guidance
+    if c.augment_level >= 0:
+      of_run.refine.augment_level = c.augment_level
   of_run.sample.update(frames=c.frames, stride=c.stride, factor=factor)
-  for key in ('encoder', 'cache'):  # to encode the prompts with
+  # To encode the prompts with.
+  for key in ('encoder', 'cache', 'encoder2', 'cache2'):
     of_run.text[key] = config.text[key] or of_run.text[key]
   config_lib.validate(of_run)
   if of_run.data.size != c.size:
@@ -244,7 +293,13 @@ def make(stage: Stage, previous: Videos | None, workdir, mesh) -> sample.Clips:
     f'stage {stage.name}: {wanted.frames}×{c.size}×{c.size} in '
     f'{len(wanted.windows)} windows of {c.frames} frames'
   )
-  if previous is not None:
+  if stage.refine:
+    wanted = dataclasses.replace(
+      wanted,
+      given=stage.refine.given(previous, wanted.frames),
+      low=Low(previous, stage.refine.form.key_stride),
+    )
+  elif previous is not None:
     wanted = dataclasses.replace(wanted, given=seen(stage, previous))
   model = sample.restore(stage.config, stage.checkpoints, stage.trained, mesh)
   store = sample.open_store(workdir / 'stages' / stage.name, model, wanted)
@@ -252,7 +307,7 @@ def make(stage: Stage, previous: Videos | None, workdir, mesh) -> sample.Clips:
 
 
 def seen(stage: Stage, previous: Videos) -> Given:
-  """What a stage knows: the videos of the stage before."""
+  """What a stage knows that is guided: the videos of the stage before."""
   if stage.factor == 1:
     return Given(full=previous, frames=stage.seen)
   return Given(low=previous, low_frames=stage.seen, factor=stage.factor)
@@ -262,11 +317,11 @@ def agreement(stage: Stage, clips: sample.Clips, previous: Videos) -> str:
   """How far a stage's videos, made coarse again, are from those before."""
   total, count, factor = 0.0, 0, stage.factor
   for video, coarse in zip(clips.videos, previous, strict=True):
-    fine = np.asarray(video[list(stage.seen)], np.float64)
-    t, h, w, c = fine.shape
-    blocks = fine.reshape(t, h // factor, factor, w // factor, factor, c)
-    total += np.sum((blocks.mean((2, 4)) - coarse) ** 2)
-    count += coarse.size
+    for place, frame in zip(stage.seen, coarse, strict=True):
+      h, w, c = frame.shape
+      blocks = video[place].reshape(h, factor, w, factor, c)
+      total += np.sum((blocks.mean((1, 3)) - frame) ** 2)
+      count += frame.size
   text = (
     'subsampled and downsampled it differs from the stage before by '
     f'{(total / count) ** 0.5:.2f}/255 (root mean square)'

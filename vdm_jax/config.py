@@ -22,6 +22,8 @@ def default() -> ml_collections.ConfigDict:
   c.text = _text()
   c.model = _model()
   c.diffusion = _diffusion()
+  c.refine = _refine()
+  c.init = _init()
   c.optim = _optim()
   c.train = _train()
   c.mesh = _mesh()
@@ -57,15 +59,19 @@ def _text() -> ml_collections.ConfigDict:
   c.captions = ''  # a file or folder of captions; '': the data's own
   c.encoder = ''  # the encoder's Hugging Face folder
   c.cache = ''  # the folder of embeddings
-  c.max_length = 64  # tokens; ours
+  c.encoder2 = ''  # of a second encoder, whose embeddings are told as well
+  c.cache2 = ''
+  c.max_length = 64  # tokens, of either encoder; ours
   return c
 
 
 def _model() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
+  c.kind = 'unet'  # or efficient, for super-resolution; one of build.NETWORKS
   c.channels = 128
   c.multipliers = (1, 2, 4, 8)
   c.blocks = 2  # residual blocks per resolution
+  c.level_blocks = ()  # efficient: each level's own; (): `blocks`
   c.attention_resolutions = (8, 16, 32)
   c.head_dim = 64
   c.emb_dim = 1024
@@ -75,6 +81,9 @@ def _model() -> ml_collections.ConfigDict:
   c.resample = 'plain'  # plain (VDM) or residual (PYoCo)
   c.image_mode = 'self_attend'  # packed images; or bypass
   c.frame_positions = False  # tell each frame its number; ours
+  c.temporal = True  # temporal attention; False: none, as for images
+  c.temporal_convolution = False  # after each 3×3 of the residual blocks
+  c.cross_attention = False  # to the tokens of the text
   c.labels = False  # condition on the class
   c.dtype = 'bfloat16'  # of the computation; parameters are float32
   c.remat = 'none'  # recompute activations: none, attention, block
@@ -83,12 +92,42 @@ def _model() -> ml_collections.ConfigDict:
 
 def _diffusion() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
-  c.prediction = 'eps'  # eps, v or x
+  c.prediction = 'eps'  # eps, v, x or edm (Karras22)
   c.weight = 'eps'  # weighting of the loss, a name in losses.py
-  c.logsnr_min = -20.0
+  # of the noise levels, in training and in sampling: cosine (VDM), or
+  # lognormal (Karras22, PYoCo)
+  c.schedule = 'cosine'
+  c.logsnr_min = -20.0  # cosine
   c.logsnr_max = 20.0
   c.shift = 0.0  # of the log-SNR; below 0: more time at high noise
-  c.prior = 'independent'
+  c.p_mean = -1.2  # lognormal: of ln σ/α
+  c.p_std = 1.2
+  # lognormal: the part of the probability mass that is trained on, 0 at the
+  # least noise; the two experts of level 1 have (0.0, 0.5) and (0.5, 1.0)
+  c.interval = (0.0, 1.0)
+  c.prior = 'independent'  # of the noise: or mixed, progressive (PYoCo)
+  c.prior_alpha = 0.0  # what its frames share; PYoCo: mixed 1, progressive 2
+  return c
+
+
+def _refine() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  # what the network sees of the stage before it: none; interpolate, every
+  # factor-th frame; upsample, all frames at 1/factor of the size
+  c.kind = 'none'
+  c.factor = 4
+  c.crop = 0  # train on random crops of so many pixels a side; 0: whole frames
+  c.augment = True  # add noise to what is seen, of a random level in training
+  # of the noise in sampling, 0 for none to 1; Imagen takes 0.1 to 0.3
+  c.augment_level = 0.2
+  return c
+
+
+def _init() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  # a run whose averaged parameters this one starts from, with new layers where
+  # this one has more; '': new parameters
+  c.workdir = ''
   return c
 
 
@@ -102,6 +141,9 @@ def _optim() -> ml_collections.ConfigDict:
   c.weight_decay = 0.0
   c.clip = 1.0  # global gradient norm, 0 for none; ours
   c.ema = 0.9999
+  # (pattern of the parameter path, factor of its rate; 0: frozen), first
+  # match wins; the rest has 1: (('temporal', 1.0), ('.', 0.1))
+  c.rates = ()
   return c
 
 
@@ -121,6 +163,7 @@ def _train() -> ml_collections.ConfigDict:
   c.drop = ml_collections.ConfigDict()  # how often a condition is left out
   c.drop.label = 0.1
   c.drop.text = 0.1
+  c.drop.text2 = 0.1  # of the second encoder's, by itself
   return c
 
 
@@ -128,6 +171,7 @@ def _mesh() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.data = -1  # −1: what fsdp leaves
   c.fsdp = 1
+  c.space = 1  # devices that share one video, each with a slab of its rows
   c.cpu_devices = 0  # split a CPU into so many devices; 0: do not
   return c
 
@@ -141,9 +185,25 @@ def _sample() -> ml_collections.ConfigDict:
   c.steps = 256
   c.gamma = 0.1  # log-variance interpolation of `ancestral`
   c.delta = 0.1  # step size of `predictor_corrector`
+  # S_churn of Karras22, over all steps; 0: none. For heun, dpmpp_2m and deis
+  # of order 1 or 2, where s is within churn_min and churn_max
+  c.churn = 0.0
+  c.churn_min = 0.05
+  c.churn_max = 50.0
+  c.churn_noise = 1.003
+  c.deis_order = 3
+  # what `deis` interpolates in: log (ln s), sigma (s) or karras (s^(1/rho))
+  c.deis_variable = 'log'
+  # the levels: schedule, uniform in its time; karras, uniform in s^(1/rho)
+  c.grid = 'schedule'
+  c.sigma_min = 0.002  # of karras, in units of s = sigma/alpha
+  c.sigma_max = 80.0
+  c.rho = 7.0
   c.label = -1  # a class for every clip; −1: all classes in turn
   c.prompt = ''  # a caption for every clip
-  c.prompts = ''  # a file of captions, one per line, in turn
+  # A file of captions, one per line, in turn; or ucf101: one per class of it,
+  # those of Ge23.
+  c.prompts = ''
   c.guidance_scale = 1.0  # 1 + w of Ho22 eq. 6; 1: unguided
   c.frames = 0  # 0: as many as the model makes at once
   c.stride = 0  # their frame stride, where the model knows several; 0: its own
@@ -160,6 +220,8 @@ def _sample() -> ml_collections.ConfigDict:
   # to guidance_weight (ours)
   c.guidance_weight = 9.0
   c.weight_schedule = 'pigdm'
+  # workdirs of experts, 'a,b', which denoise the levels they were trained on
+  c.experts = ()
   c.frame_rate = 8.0  # of the files written, frames a second
   c.arrays = False  # write raw .npy files too
   return c
@@ -176,6 +238,8 @@ def stage(**sample) -> ml_collections.ConfigDict:
   c.frames = 16  # of the stage's videos, as long as you like
   c.size = 64  # of its frames, as it was trained
   c.stride = 1  # its frame stride, as it was trained
+  # refine.augment_level, if it is to be another than in its run; −1: it is not
+  c.augment_level = -1.0
   c.sample = ml_collections.ConfigDict(sample)
   return c
 
@@ -191,6 +255,9 @@ POSITIVE = (
   'model.emb_dim',
   'model.emb_layers',
   'model.groups',
+  'diffusion.p_std',
+  'refine.factor',
+  'mesh.space',
   'optim.learning_rate',
   'optim.eps',
   'train.batch_size',
@@ -205,6 +272,10 @@ POSITIVE = (
   'sample.steps',
   'sample.frame_rate',
   'sample.delta',
+  'sample.churn_noise',
+  'sample.sigma_min',
+  'sample.sigma_max',
+  'sample.rho',
   'sample.guidance_scale',
   'sample.key_stride',
   'sample.factor',
@@ -212,6 +283,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
   'data.images',
+  'refine.crop',
   'optim.warmup',
   'optim.weight_decay',
   'optim.clip',
@@ -224,20 +296,28 @@ NOT_NEGATIVE = (
   'sample.overlap',
   'sample.start',
   'sample.guidance_weight',
+  'sample.churn',
+  'sample.churn_min',
+  'sample.churn_max',
 )
 FRACTION = (
   'train.drop.label',
   'train.drop.text',
+  'train.drop.text2',
   'model.dropout',
   'optim.b1',
   'optim.b2',
   'optim.ema',
 )
+UNIT = ('sample.gamma', 'refine.augment_level')
 ENUMERATIONS = {
   'data.resize': ('crop', 'squash'),
   'data.short': ('skip', 'loop', 'error'),
   'model.dtype': ('float32', 'bfloat16'),
+  'refine.kind': ('none', 'interpolate', 'upsample'),
   'sample.order': ('extension', 'interpolation'),
+  'sample.grid': ('schedule', 'karras'),
+  'sample.deis_variable': ('log', 'sigma', 'karras'),
   'sample.conditioning': (
     'reconstruction',
     'replacement',
@@ -255,6 +335,7 @@ TINY = {
   'model.channels': 8,
   'model.multipliers': (1, 2),
   'model.blocks': 1,
+  'model.level_blocks': (),
   'model.attention_resolutions': (8,),
   'model.head_dim': 8,
   'model.emb_dim': 16,
@@ -309,7 +390,7 @@ def validate(config: ml_collections.ConfigDict):
     (POSITIVE, lambda v: v > 0, 'a number above 0'),
     (NOT_NEGATIVE, lambda v: v >= 0, 'a number of at least 0'),
     (FRACTION, lambda v: 0 <= v < 1, 'a number from 0 up to, not including, 1'),
-    (('sample.gamma',), lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
+    (UNIT, lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
   )
   for keys, legal, meaning in rules:
     for key in keys:
@@ -319,7 +400,11 @@ def validate(config: ml_collections.ConfigDict):
         )
   for key, names in ENUMERATIONS.items():
     choose(f'config.{key}', values[key], names)
-  for key in ('model.multipliers', 'model.attention_resolutions'):
+  for key in (
+    'model.multipliers',
+    'model.attention_resolutions',
+    'model.level_blocks',
+  ):
     if not all(isinstance(v, int) and v > 0 for v in values[key]):
       raise errors.ConfigError(
         f'config.{key} is {values[key]}; it must hold whole numbers above 0'
@@ -329,10 +414,35 @@ def validate(config: ml_collections.ConfigDict):
       'config.model.multipliers is empty; give one or '
       'more whole numbers such as 1,2,4'
     )
-  if values['diffusion.logsnr_min'] >= values['diffusion.logsnr_max']:
+  _validate_schedule(values)
+
+
+def _validate_schedule(values: dict):
+  low, high = (values[f'diffusion.logsnr_{end}'] for end in ('min', 'max'))
+  if low >= high:
     raise errors.ConfigError(
-      f'config.diffusion.logsnr_min ({values["diffusion.logsnr_min"]}) is not '
-      f'below logsnr_max ({values["diffusion.logsnr_max"]}); use −20 and 20'
+      f'config.diffusion.logsnr_min ({low}) is not below logsnr_max ({high}); '
+      'use −20 and 20'
+    )
+  if not math.isfinite(values['diffusion.p_mean']):
+    raise errors.ConfigError(
+      f'config.diffusion.p_mean is {values["diffusion.p_mean"]}; it must be a '
+      'number'
+    )
+  mass = values['diffusion.interval']
+  if not (
+    len(mass) == 2
+    and all(isinstance(u, int | float) for u in mass)
+    and 0 <= mass[0] < mass[1] <= 1
+  ):
+    raise errors.ConfigError(
+      f'config.diffusion.interval is {mass}; it must hold two growing numbers '
+      'from 0 to 1, such as 0.5,1.0 for the upper half of the noise levels'
+    )
+  if tuple(mass) != (0, 1) and values['diffusion.schedule'] != 'lognormal':
+    raise errors.ConfigError(
+      f'config.diffusion.interval is {mass}, but only the lognormal schedule '
+      'has intervals; set config.diffusion.schedule to lognormal'
     )
 
 

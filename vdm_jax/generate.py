@@ -5,18 +5,22 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, UInt8
 
-from vdm_jax import build, conditions, sharding
+from vdm_jax import build, conditions, refine, sharding
 from vdm_jax import step as step_lib
 from vdm_jax.diffusion import (
   denoiser,
+  experts,
   guidance,
   replacement,
   samplers,
-  schedules,
 )
 from vdm_jax.diffusion.observation import Observation
+
+SEEN = 2**30  # a stream of an example's key, beyond those of the steps
 
 
 class Generator:
@@ -40,18 +44,25 @@ class Generator:
       mesh: the devices.
     """
     self.config = config
-    self.model = model
+    self.model = refine.for_whole_frames(config, model)
     self.objective = build.objective(config)
-    self.step = build.sampler(config)
+    self.sampler = build.sampler(config)
+    build.levels(config, config.sample.steps)  # a mistake in it ends here
     self.place = sharding.batch_sharding(mesh)
-    self.batch_size = -(-config.sample.batch_size // mesh.size) * mesh.size
+    video = sharding.video_sharding(mesh)
+    latent = samplers.Latent(video, NamedSharding(mesh, P(None, *video.spec)))
+    shards = sharding.batch_shards(mesh)
+    self.batch_size = -(-config.sample.batch_size // shards) * shards
     c = config.data
     self.shape = (c.frames, c.size, c.size, 3)
-    self._start = jax.jit(self._first_latent, out_shardings=self.place)
-    self._advance = jax.jit(
-      self._steps, donate_argnums=1, out_shardings=self.place
-    )
-    self._finish = jax.jit(self._last_step, out_shardings=self.place)
+    sharding.check_space(mesh, self.model, c.size)
+    self._start = jax.jit(self._begin, out_shardings=latent)
+    self._advance = jax.jit(self._steps, donate_argnums=1, out_shardings=latent)
+    self._finish = jax.jit(self._last_step, out_shardings=video)
+    seen = {'extra': video}
+    if self.objective.refine and self.objective.refine.augment:
+      seen['augment'] = self.place
+    self._see = jax.jit(self._seen, out_shardings=seen)
 
   def __call__(
     self,
@@ -61,30 +72,41 @@ class Generator:
     told: Mapping[str, np.ndarray],
     steps: int,
     observation: Observation | None = None,
+    low: UInt8[np.ndarray, 'b _t _h _w c'] | None = None,
     tick: Callable[[int], None] = lambda steps: None,
   ) -> UInt8[np.ndarray, 'b t h w c']:
     """Samples a batch.
 
     Args:
-      params: the parameters to sample with, usually the averaged ones.
+      params: the parameters to sample with, usually the averaged ones, or
+        `experts.Experts`; each runs its steps in the same programs.
       keys: one per example; b is `batch_size`.
       told: the conditions, a row per example.
       steps: of the sampler.
       observation: what is known of the videos.
+      low: the videos that a model which refines is to refine.
       tick: called with the steps done, about twenty times.
     """
-    keys, told, observation = jax.device_put(
-      (keys, dict(told), observation), self.place
+    keys, told, observation, low = jax.device_put(
+      (keys, dict(told), observation, low), self.place
     )
-    levels = jnp.asarray(schedules.logsnr_grid(steps, self.objective.schedule))
-    z = self._start(keys)
-    stride = max(1, steps // 20)
-    for begin in range(0, steps - 1, stride):
-      end = min(begin + stride, steps - 1)
-      z = self._advance(params, z, keys, levels, begin, end, told, observation)
-      z.block_until_ready()
+    if low is not None:
+      told |= self._see(keys, low)
+    if not isinstance(params, experts.Experts):
+      params = experts.single(params)
+    logsnrs = build.levels(self.config, steps)
+    owners = experts.route(params.intervals, self.sampler, logsnrs)
+    grid = self.sampler.grid(logsnrs)
+    latent = self._start(keys)
+    for begin, end, i in experts.segments(owners[:-1], max(1, steps // 20)):
+      latent = self._advance(
+        params.params[i], latent, keys, grid, begin, end, told, observation
+      )
+      latent.z.block_until_ready()
       tick(end)
-    video = _gather(self._finish(params, z, levels[-2], told, observation))
+    last = params.params[owners[-1]]
+    level = grid.logsnr[-2]
+    video = _gather(self._finish(last, latent.z, level, told, observation))
     tick(steps)
     return video
 
@@ -120,24 +142,32 @@ class Generator:
       guided = replacement.conditional(guided, observation)
     return denoiser.clipped(guided)
 
-  def _sampler(self, observation) -> samplers.Step:
+  def _sampler(self, observation) -> samplers.Sampler:
     marginal = self.config.sample.conditioning == 'replacement_marginal'
     if observation is None or not marginal:
-      return self.step
-    return replacement.marginal(self.step, observation)
+      return self.sampler
+    return replacement.marginal(self.sampler, observation)
 
-  def _first_latent(self, keys):
-    return samplers.first_latent(
-      keys=keys, shape=self.shape, prior=self.objective.prior
+  def _seen(self, keys, low):
+    return self.objective.refine.sampling(
+      low,
+      keys=samplers.fold(keys, SEEN),
+      prior=self.objective.prior,
+      frames=self.shape[0],
     )
 
-  def _steps(self, params, z, keys, levels, begin, end, told, observation):
+  def _begin(self, keys):
+    return samplers.begin(
+      self.sampler, keys=keys, shape=self.shape, prior=self.objective.prior
+    )
+
+  def _steps(self, params, latent, keys, grid, begin, end, told, observation):
     return samplers.advance(
       self.denoiser(params, told, observation),
       self._sampler(observation),
-      z=z,
+      latent=latent,
       keys=keys,
-      logsnrs=levels,
+      grid=grid,
       prior=self.objective.prior,
       begin=begin,
       end=end,

@@ -30,12 +30,13 @@ IDENTITY = (
   'text.max_length',
   'model',
   'diffusion',
+  'refine',
   'optim',
   'train.batch_size',
   'train.drop',
 )
-# These change how a model is computed, not what it is.
-NOT_IDENTITY = ('model.remat',)
+# These change how a model is computed or sampled, not what it is.
+NOT_IDENTITY = ('model.remat', 'refine.augment_level')
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -70,26 +71,39 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     )
   config.update_from_flattened_dict(
     {
-      k: tuple(v) if isinstance(known[k], tuple) else v
+      k: _tuples(v) if isinstance(known[k], tuple) else v
       for k, v in saved.items()
     }
   )
   return config.lock()
 
 
-def differences(saved, config) -> list[str]:
-  """What ties a checkpoint to `saved` and is another in `config`, as text."""
+def differences(saved, config, tied=IDENTITY, free=NOT_IDENTITY) -> list[str]:
+  """What ties a checkpoint to `saved` and is another in `config`, as text.
+
+  Args:
+    saved: the settings of the checkpoint.
+    config: the settings of now.
+    tied: the settings and sections that count.
+    free: those of them that do not.
+  """
   old, new = flat(saved), flat(config)
-  tied = [
-    k
-    for k in old
-    if k not in NOT_IDENTITY
-    and any(k == i or k.startswith(i + '.') for i in IDENTITY)
-  ]
+
+  def among(key, settings):
+    return any(key == s or key.startswith(s + '.') for s in settings)
+
+  counted = [k for k in old if among(k, tied) and not among(k, free)]
   for values in (old, new):
     if values['data.path']:
       values['data.path'] = os.path.realpath(values['data.path'])
-  return [f'{k}: {old[k]} → {new[k]}' for k in tied if old[k] != new[k]]
+  return [f'{k}: {old[k]} → {new[k]}' for k in counted if old[k] != new[k]]
+
+
+def _tuples(value):
+  """What JSON made lists, as the tuples that settings hold."""
+  if isinstance(value, list | tuple):
+    return tuple(_tuples(v) for v in value)
+  return value
 
 
 def refuse_other(saved: str, config, *, what: str, advice: str):

@@ -97,7 +97,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  mesh = sharding.of_config(config, devices)
   table = check(config, mesh)
   scores = {REAL: [real(config, workdir)]}
   for name, overrides in table.rows.items():

@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from vdm_jax import errors, windows
+from vdm_jax import errors, refine, windows
 from vdm_jax import given as given_lib
 from vdm_jax.conditions import Conditions
+from vdm_jax.data.source import checked
 from vdm_jax.given import Given
+from vdm_jax.refine import Low, Refine, Upsample
 from vdm_jax.text import prompts
 
 
@@ -21,6 +23,7 @@ class Request:
     frames: of a video.
     windows: the parts in which a video is made.
     given: what is known of the videos beforehand.
+    low: the videos that are refined, by a model that refines.
     told: the arrays of the conditions, a row per video.
     strides: per window the index of its frame stride; empty if the model is
       not told it.
@@ -34,6 +37,7 @@ class Request:
   frames: int
   windows: list[windows.Window]
   given: Given
+  low: Low | None
   told: dict[str, np.ndarray]
   strides: tuple[int, ...]
   items: list[dict]
@@ -41,15 +45,39 @@ class Request:
   prompts: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """Clips of the data that a model which refines shows what it does with.
+
+  Attributes:
+    low: the clips, made coarse.
+    told: what is told of each.
+    captions: their captions, if they are told.
+    labels: likewise.
+  """
+
+  low: Low
+  told: dict[str, np.ndarray]
+  captions: list[str]
+  labels: np.ndarray | None
+
+
 def make(
-  config, trained: Conditions, *, given: Given | None = None, mesh=None
+  config,
+  trained: Conditions,
+  *,
+  given: Given | None = None,
+  shown: Shown | None = None,
+  mesh=None,
 ) -> Request:
   """Checks what `config.sample` asks of a model, and reads what it names.
 
   Args:
     config: the whole config.
     trained: what the model was trained with.
-    given: what is known of the videos; from `config.sample.video` if None.
+    given: what is known of the videos; from `config.sample.video` if None,
+      and with it what a model that refines is to refine.
+    shown: clips for such a model, in place of a video.
     mesh: the devices that encode prompts.
 
   Raises:
@@ -60,7 +88,11 @@ def make(
     raise errors.ConfigError('config.sample.count is 0; ask for 1 or more')
   check_guidance(config, trained)
   frames = c.frames or config.data.frames
-  if given is None:
+  stage, low = refine.of_config(config), None
+  if stage and given is None:
+    low = shown.low if shown else low_video(config, stage, frames)
+    given = stage.given(low.videos, frames)
+  elif given is None:
     given = given_video(config, frames)
   plan = windows.plan(
     frames,
@@ -70,7 +102,12 @@ def make(
     key_stride=c.key_stride,
     given=given.frames,
   )
-  told, captions, labels = conditions_of(config, trained, mesh)
+  if stage:
+    check_keys(plan, stage.form.key_stride)
+  if shown:
+    told, captions, labels = shown.told, shown.captions, shown.labels
+  else:
+    told, captions, labels = conditions_of(config, trained, mesh)
   items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
   for i, item in enumerate(items):
     if labels is not None:
@@ -83,21 +120,138 @@ def make(
     frames=frames,
     windows=plan,
     given=given,
+    low=low,
     told=told,
-    strides=strides_of(config, trained, plan),
+    strides=() if shown else strides_of(config, trained, plan),
     items=items,
     labels=labels,
     prompts=tuple(captions),
   )
 
 
-def plain(config, trained: Conditions, *, count: int, steps: int) -> Request:
-  """What training shows: so many videos, as long as the model makes them."""
+def plain(
+  config, trained: Conditions, source=None, *, count: int, steps: int
+) -> Request:
+  """What training shows: so many videos, as long as the model makes them.
+
+  Args:
+    config: the whole config.
+    trained: what the model is trained with.
+    source: of the clips that a model shows which refines.
+    count: of the videos.
+    steps: of the sampler.
+  """
+  shown = None
+  if config.refine.kind != 'none':
+    shown = clips_to_refine(config, trained, source, count)
   config = config.copy_and_resolve_references().unlock()
   config.sample.update(
     count=count, steps=steps, frames=0, video='', known='', factor=1
   )
-  return make(config, trained)
+  return make(config, trained, shown=shown)
+
+
+def at_the_end(config, trained: Conditions, source) -> Request:
+  """What training shows at last: what `config.sample` asks for.
+
+  A model that refines and is given no video shows what it makes of clips of
+  the data.
+  """
+  c = config.sample
+  if config.refine.kind == 'none' or c.video:
+    return make(config, trained)
+  return plain(config, trained, source, count=c.count, steps=c.steps)
+
+
+def check(config, trained: Conditions):
+  """Raises UserError where `at_the_end` does, without reading clips."""
+  refines = config.refine.kind != 'none' and not config.sample.video
+  make(config, trained, given=Given() if refines else None)
+
+
+def clips_to_refine(config, trained: Conditions, source, count: int) -> Shown:
+  """Clips from all over the data, as the stage before would have made them."""
+  form, frames = refine.of_config(config).form, config.data.frames
+  names = [f'text{n}{end}' for n in trained.texts for end in ('', '_mask')]
+  low, rows, captions = [], [], []
+  for i in range(count):
+    place = i * len(source) // count
+    clip = checked(source, place, np.random.default_rng([config.seed, i]))
+    low.append(form.lower(clip['video'][None, :frames])[0])
+    row = {name: clip[name][:1] for name in names}
+    if trained.classes:
+      row['label'] = np.ravel(clip['label'])[0]
+    if trained.strides:
+      row['stride'] = clip['stride']
+    rows.append(row)
+    captions += [clip['caption']] if names else []
+  told = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  low = Low(np.stack(low), form.key_stride)
+  return Shown(low, told, captions, told.get('label'))
+
+
+def low_video(config, stage: Refine, frames: int) -> Low:
+  """What `config.sample.video` gives a model that refines.
+
+  Frames that are smaller than those of the model are taken for frames of the
+  stage before already, and so is a file of too few frames that has as many as
+  there are key frames.
+
+  Raises:
+    UserError: no video is named, or it does not do.
+  """
+  c, kind = config.sample, config.refine.kind
+  if not c.video:
+    raise errors.ConfigError(
+      f'the model refines videos (config.refine.kind is {kind!r}), and none is '
+      'given; name one with --config.sample.video=FILE, or make them with '
+      '--mode=cascade'
+    )
+  if c.known or c.factor > 1:
+    raise errors.ConfigError(
+      'config.sample.known or factor is set, but the model refines all of the '
+      f'video, as config.refine.kind {kind!r} says; leave them out'
+    )
+  options = {'size': config.data.size, 'resize': config.data.resize}
+  options |= {'start': c.start}
+  stride, factor = base_stride(config), stage.form.factor
+  if isinstance(stage.form, Upsample):
+    found = given_lib.from_video(
+      c.video, frames=frames, stride=stride, factor=factor, **options
+    )
+    if len(found.low_frames) < frames:
+      raise errors.DataError(
+        f'the video is too short ({c.video} has {len(found.low_frames)} frames '
+        f'at stride {stride} from {c.start} on, and {frames} are refined); use '
+        'a longer one'
+      )
+    return Low(found.low, 1)
+  try:
+    found = given_lib.from_video(
+      c.video, frames=frames, stride=stride, known=f'::{factor}', **options
+    )
+  except errors.DataError as e:
+    keys = -(-frames // factor)
+    try:
+      found = given_lib.from_video(
+        c.video, frames=keys + 1, stride=1, known=f':{keys}', **options
+      )
+    except errors.DataError:
+      raise e from None
+  return Low(found.full, factor)
+
+
+def check_keys(plan, key_stride: int):
+  """Raises ConfigError unless windows have their key frames as in training."""
+  for window in plan:
+    found = [i for i, n in enumerate(window.frames) if not n % key_stride]
+    if found != list(range(0, window.size, key_stride)):
+      raise errors.ConfigError(
+        f'a window begins at frame {window.start}, but its key frames must be '
+        f'every {key_stride}-th one from its first; use as many frames as the '
+        'model makes at once, or an overlap that makes windows begin at '
+        f'multiples of {key_stride}'
+      )
 
 
 def check_guidance(config, trained: Conditions):
@@ -107,6 +261,7 @@ def check_guidance(config, trained: Conditions):
     rates = {
       'label': drop.label if trained.classes else None,
       'text': drop.text if trained.text != 'none' else None,
+      'text2': drop.text2 if trained.text2_dim else None,
     }
     rates = {k: rate for k, rate in rates.items() if rate is not None}
     if not rates:
@@ -183,19 +338,22 @@ def conditions_of(config, trained: Conditions, mesh=None):
     )
   if trained.text != 'none':
     texts = texts or list(trained.examples)
+    chosen = np.arange(count) % len(texts)
+    captions = [texts[i] for i in chosen]
+  for n in trained.texts:
     array, mask = prompts.encode(
       texts,
       kind=trained.text,
       max_length=config.text.max_length,
       vocabulary=trained.words,
-      encoder_hash=trained.encoder,
-      cache=config.text.cache,
-      encoder=config.text.encoder,
+      encoder_hash=getattr(trained, f'encoder{n}'),
+      cache=config.text[f'cache{n}'],
+      encoder=config.text[f'encoder{n}'],
+      ending=n,
       mesh=mesh,
     )
-    chosen = np.arange(count) % len(texts)
-    captions = [texts[i] for i in chosen]
-    told |= {'text': array[chosen, None], 'text_mask': mask[chosen, None]}
+    name = f'text{n}'
+    told |= {name: array[chosen, None], f'{name}_mask': mask[chosen, None]}
   return told, captions, labels
 
 

@@ -15,7 +15,9 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  ensemble,
   identity,
+  refine,
   rng,
   runtime,
   sharding,
@@ -62,6 +64,7 @@ class Model:
     generate: draws batches.
     conditions: what it was trained with.
     step: of training.
+    expert_steps: the same of the experts besides.
   """
 
   config: Any
@@ -69,6 +72,7 @@ class Model:
   generate: Generator
   conditions: Conditions
   step: int
+  expert_steps: tuple[int, ...] = ()
 
 
 def run(config, workdir: pathlib.Path, devices=None):
@@ -82,7 +86,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  mesh = sharding.of_config(config, devices)
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
   trained = trained_with(checkpoints, config)
   wanted = request_lib.make(config, trained, mesh=mesh)
@@ -122,20 +126,26 @@ def trained_with(checkpoints, config) -> Conditions:
 
 
 def restore(config, checkpoints, trained: Conditions, mesh) -> Model:
-  """The averaged parameters of the newest checkpoint that can be read."""
+  """The averaged parameters of the newest checkpoint that can be read.
+
+  With `config.sample.experts` also those of the experts.
+  """
+  others = ensemble.find(config, trained)
   model = build.model(config, trained)
-  params, meta = checkpoints.restore_ema(abstract_params(config, model, mesh))
+  abstract = abstract_params(config, model, mesh)
+  params, meta = checkpoints.restore_ema(abstract)
   runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
-  generate = Generator(config, model, mesh)
-  return Model(config, params, generate, trained, meta['step'])
+  generate, steps = Generator(ensemble.whole(config), model, mesh), ()
+  if others:
+    params, steps = others.restore(params, abstract)
+  return Model(config, params, generate, trained, meta['step'], steps)
 
 
 def abstract_params(config, model, mesh):
   """Shapes and shardings of the parameters, without making any."""
-  c = config.data
+  sizes = {'frames': config.data.frames, 'size': refine.training_size(config)}
   shapes = jax.eval_shape(
-    lambda key: state_lib.init_params(model, key, frames=c.frames, size=c.size),
-    jax.random.key(0),
+    lambda key: state_lib.init_params(model, key, **sizes), jax.random.key(0)
   )
   return checkpoint.abstract_like(shapes, sharding.tree_shardings(mesh, shapes))
 
@@ -143,6 +153,8 @@ def abstract_params(config, model, mesh):
 def digest(config) -> str:
   """Six letters that tell one set of sampling options from another."""
   options = {k: v for k, v in config.sample.to_dict().items() if k not in SHOWN}
+  if config.refine.kind != 'none':
+    options['augment_level'] = config.refine.augment_level
   text = json.dumps(options, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:6]
 
@@ -166,7 +178,9 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
     store.done = int(from_first(np.zeros((), int)))
     return store
   known = hashlib.sha256()
-  for array in (wanted.given.full, wanted.given.low, *wanted.told.values()):
+  beforehand = [wanted.given.full, wanted.given.low]
+  beforehand += [wanted.low and wanted.low.videos]
+  for array in (*beforehand, *wanted.told.values()):
     if array is not None:
       known.update(np.ascontiguousarray(array))
   settings = json.loads(identity.to_json(model.config))
@@ -178,6 +192,8 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
     'batch_size': model.generate.batch_size,
     'known': known.hexdigest(),
   }
+  if model.expert_steps:
+    about['experts'] = list(model.expert_steps)
   store = FrameStore(folder, shape=shape, request=about)
   from_first(np.asarray(store.done))
   return store
@@ -235,7 +251,9 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
   window = wanted.windows[w]
   numbers = list(window.frames)
   made = [i for i in window.known if numbers[i] not in wanted.given.frames]
-  observation = wanted.given.observe(
+  # A network that refines sees what it is given: that guides nothing.
+  known = Given() if wanted.low else wanted.given
+  observation = known.observe(
     numbers,
     rows,
     made=made,
@@ -251,6 +269,7 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
     ),
     told=told,
     observation=observation,
+    low=wanted.low.of(rows, numbers) if wanted.low else None,
     steps=wanted.steps,
     tick=tick,
   )
@@ -317,7 +336,13 @@ def write(
   if c.guidance_scale != 1:
     w = c.guidance_scale - 1
     about['guidance scale'] = f'{c.guidance_scale:g} (w = {w:g})'
-  if step is None and (c.video or c.frames > config.data.frames):
+  refines = config.refine.kind != 'none'
+  if refines:
+    r = config.refine
+    about['refines'] = f'{r.kind}, factor {r.factor}'
+    about['noise level'] = f'{r.augment_level:g}' if r.augment else 'none'
+  guided = (c.video and not refines) or c.frames > config.data.frames
+  if step is None and guided:
     about['conditioning'] = c.conditioning
     if c.conditioning == 'reconstruction':
       about['w_r'] = f'{c.guidance_weight:g}, {c.weight_schedule}'

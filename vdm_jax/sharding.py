@@ -1,8 +1,9 @@
 """The mesh, and where each array lies on it.
 
-Two axes: `data` splits the batch; `fsdp` splits the batch and, besides, every
+Three axes: `data` splits the batch; `fsdp` splits the batch and, besides, every
 parameter, its average and its optimizer moments (fully sharded data
-parallelism). `jax.jit` with these shardings inserts the communication.
+parallelism); `space` splits the rows of videos, for those whose activations do
+not fit one device. `jax.jit` with these shardings inserts the communication.
 """
 
 import re
@@ -16,9 +17,10 @@ from jax.sharding import PartitionSpec as P
 from vdm_jax import errors
 
 PyTree = Any
-AXES = ('data', 'fsdp')
-# The batch is split over every device: the fsdp axis is data parallel too.
-BATCH = P(AXES)
+AXES = ('data', 'fsdp', 'space')
+# The fsdp axis is data parallel too. Whatever is small lies whole along space.
+BATCH = P(('data', 'fsdp'))
+VIDEO = P(('data', 'fsdp'), None, 'space')
 
 # First match wins. 'largest': the largest axis that fsdp divides is split over
 # it, later axes first among equals; an array without one is replicated.
@@ -28,47 +30,108 @@ RULES = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
-  """A mesh with the axes `data` and `fsdp`.
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices=None, *, space: int = 1
+) -> Mesh:
+  """A mesh with the axes `data`, `fsdp` and `space`.
 
   Args:
-    data: devices along `data`; −1 takes what `fsdp` leaves.
-    fsdp: devices along `fsdp`; −1 takes what `data` leaves.
+    data: devices along `data`; −1 takes what the others leave.
+    fsdp: devices along `fsdp`; −1 takes what the others leave.
     devices: the devices to lay out, all by default.
+    space: devices along `space`.
 
   Raises:
     ConfigError: if the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   count = len(devices)
+  if space < 1 or count % space:
+    legal = ', '.join(map(str, _divisors(count)))
+    raise errors.ConfigError(
+      f'config.mesh.space is {space}, which does not divide {count} '
+      f'device(s); set it to one of {legal}'
+    )
+  rest = count // space
   sizes = [data, fsdp]
   if sizes.count(-1) == 1 and min(s for s in sizes if s != -1) > 0:
-    sizes[sizes.index(-1)] = count // max(sizes)
-  if min(sizes) < 1 or np.prod(sizes) != count:
-    legal = ', '.join(f'{count // n}×{n}' for n in _divisors(count))
+    sizes[sizes.index(-1)] = rest // max(sizes)
+  if min(sizes) < 1 or np.prod(sizes) != rest:
+    legal = ', '.join(f'{rest // n}×{n}' for n in _divisors(rest))
+    beside = f' with space {space}' if space > 1 else ''
     raise errors.ConfigError(
-      f'a mesh data×fsdp of {data}×{fsdp} does not fit {count} device(s); '
-      f'set config.mesh.data and config.mesh.fsdp to one of {legal}'
+      f'a mesh data×fsdp of {data}×{fsdp}{beside} does not fit {count} '
+      'device(s); set config.mesh.data and config.mesh.fsdp to one of '
+      f'{legal}'
     )
-  return jax.make_mesh(
-    sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+  mesh = jax.make_mesh(
+    (*sizes, space), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
   )
+  for sharing in mesh.devices.reshape(-1, space):
+    if len({d.process_index for d in sharing}) > 1:
+      raise errors.ConfigError(
+        f'config.mesh.space is {space}, for which devices of two hosts would '
+        'have to share a video; set it to a divisor of the devices of a host'
+      )
+  return mesh
+
+
+def of_config(config, devices=None) -> Mesh:
+  """The mesh that `config.mesh` describes; see `make_mesh`."""
+  c = config.mesh
+  return make_mesh(c.data, c.fsdp, devices, space=c.space)
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """Into how many parts a batch is split."""
+  return mesh.size // mesh.shape['space']
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1):
   """Raises ConfigError unless the mesh and the accumulation divide a batch."""
-  unit = mesh.size * accumulate
+  shards = batch_shards(mesh)
+  unit = shards * accumulate
   if batch_size % unit:
     raise errors.ConfigError(
-      f'a batch of {batch_size} does not split over {mesh.size} device(s) '
+      f'a batch of {batch_size} does not split over {shards} device(s) '
       f'times {accumulate} accumulation step(s); make it a multiple of {unit}, '
       f'such as {-(-batch_size // unit) * unit}'
     )
 
 
+def check_space(mesh: Mesh, network: Any, size: int):
+  """Raises ConfigError unless the rows of each map split over `space`.
+
+  Args:
+    mesh: a mesh of `make_mesh`.
+    network: a U-Net with `validate`.
+    size: height and width of the videos.
+  """
+
+  def fits(space):
+    try:
+      network.validate((1, size // space, size, 3))
+    except errors.ConfigError:
+      return False
+    return size % space == 0
+
+  space = mesh.shape['space']
+  if space > 1 and not fits(space):
+    legal = ', '.join(str(n) for n in _divisors(size) if fits(n))
+    raise errors.ConfigError(
+      f'config.mesh.space is {space}, but the rows of {size} pixels and of the '
+      f"network's maps do not split into so many slabs; use one of {legal}"
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Examples split over every device of the mesh."""
+  """Examples split over `data` and `fsdp`."""
   return NamedSharding(mesh, BATCH)
+
+
+def video_sharding(mesh: Mesh) -> NamedSharding:
+  """Examples of `[b, t, h, …]` likewise, and their rows over `space`."""
+  return NamedSharding(mesh, VIDEO)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

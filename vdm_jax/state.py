@@ -29,10 +29,14 @@ class TrainState:
 
 def init_params(model, key, *, frames: int, size: int) -> PyTree:
   """Parameters of a network; they do not depend on frames or labels."""
-  video = jnp.zeros((1, frames, size, size, 3))
-  conditions = (
-    {'stride': jnp.zeros((1,), jnp.int32)} if model.num_strides else {}
-  )
+  shape = (1, frames, size, size)
+  video, conditions = jnp.zeros((*shape, 3)), {}
+  if model.num_strides:
+    conditions['stride'] = jnp.zeros((1,), jnp.int32)
+  if model.extra_channels:
+    conditions['extra'] = jnp.zeros((*shape, model.extra_channels))
+  if model.augmented:
+    conditions['augment'] = jnp.zeros((1,))
   return model.init(key, video, jnp.zeros((1,)), **conditions)['params']
 
 

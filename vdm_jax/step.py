@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, UInt8
 
 from vdm_jax import conditions, rng
@@ -34,6 +35,9 @@ class Objective:
     image_frames: how many of a clip's last frames are images of their own.
     drop_label: how often a class is left out, for guidance.
     drop_text: how often a text is left out.
+    drop_text2: how often a second text is, by itself.
+    refine: what the network sees beside the clip, if it refines one; see
+      `refine.Refine`.
   """
 
   schedule: Callable
@@ -43,6 +47,8 @@ class Objective:
   image_frames: int = 0
   drop_label: float = 0.0
   drop_text: float = 0.0
+  drop_text2: float = 0.0
+  refine: Any = None
 
 
 def make_train_step(
@@ -53,6 +59,7 @@ def make_train_step(
   seed: int,
   ema_decay: float,
   accumulate: int = 1,
+  place: NamedSharding | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
 
@@ -67,6 +74,7 @@ def make_train_step(
     seed: of the run.
     ema_decay: of the averaged parameters.
     accumulate: the batch is worked off in so many parts.
+    place: how videos are spread over devices, wherever they come from.
 
   Returns:
     The step. Its batch has `video` uint8 `[b, t, h, w, c]`, packed images
@@ -86,6 +94,7 @@ def make_train_step(
     noise = rng.stream(seed, 'noise', state.step)
     drop = rng.stream(seed, 'drop', state.step)
     dropout = rng.stream(seed, 'dropout', state.step)
+    refine = rng.stream(seed, 'refine', state.step)
 
     def part_grads(i, part):
       return jax.value_and_grad(part_loss, has_aux=True)(
@@ -96,6 +105,8 @@ def make_train_step(
         noise=noise,
         drop=drop,
         dropout=jax.random.fold_in(dropout, i),
+        refine=refine,
+        place=place,
       )
 
     (loss, sums), grads = accumulated(part_grads, examples, accumulate)
@@ -117,7 +128,16 @@ def make_train_step(
 
 
 def part_loss(
-  params, apply, objective: Objective, part: Batch, *, noise, drop, dropout
+  params,
+  apply,
+  objective: Objective,
+  part: Batch,
+  *,
+  noise,
+  drop,
+  dropout,
+  refine=None,
+  place=None,
 ):
   """The mean loss of some examples, and what else there is to report of it.
 
@@ -129,24 +149,39 @@ def part_loss(
     noise: the key of this step's noise; an example's own comes by its index.
     drop: the key by which conditions are left out, likewise.
     dropout: the key of this part's dropout.
+    refine: the key of what a network that refines sees, likewise by index.
+    place: see `make_train_step`.
   """
+  video, seen = part['video'], {}
+  if objective.refine is not None:
+    video, seen = objective.refine.training(
+      video,
+      keys=rng.per_example(refine, part['index']),
+      prior=objective.prior,
+      image_frames=objective.image_frames,
+    )
+    if place is not None:
+      video, seen['extra'] = jax.lax.with_sharding_constraint(
+        (video, seen['extra']), place
+      )
   told = conditions.drop(
     conditions.choose(part),
     keys=rng.per_example(drop, part['index']),
     label=objective.drop_label,
     text=objective.drop_text,
+    text2=objective.drop_text2,
   )
   network = bind(
     apply,
     params,
-    told,
+    told | seen,
     image_frames=objective.image_frames,
     train=True,
     rngs={'dropout': dropout},
   )
   loss = losses.denoising_loss(
     network,
-    x=to_float(part['video']),
+    x=to_float(video),
     logsnr=part['logsnr'],
     keys=rng.per_example(noise, part['index']),
     prior=objective.prior,

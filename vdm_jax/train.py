@@ -1,7 +1,6 @@
 """Trains a model: from a config and a workdir to checkpoints and a gallery."""
 
 import dataclasses
-import itertools
 import json
 import pathlib
 import time
@@ -13,9 +12,13 @@ import numpy as np
 from vdm_jax import (
   build,
   checkpoint,
+  ensemble,
   errors,
   identity,
   logs,
+  optim,
+  origin,
+  refine,
   request,
   rng,
   runtime,
@@ -27,6 +30,8 @@ from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
 from vdm_jax.generate import Generator
 from vdm_jax.media import gallery, writing
+from vdm_jax.meters import Window
+from vdm_jax.nn import inflation
 from vdm_jax.progress import Progress, duration
 
 PyTree = Any
@@ -47,7 +52,7 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   c = config.train
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+  mesh = sharding.of_config(config, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
   saved = workdir / 'config.json'
   if saved.is_file():
@@ -57,13 +62,16 @@ def run(config, workdir: pathlib.Path, devices=None):
       what=str(workdir),
       advice='choose another --workdir, or undo the change',
     )
+  ensemble.check_training(config)
   source, told = build.data(config)
   runtime.say(describe(source))
   model = build.model(config, told)
+  sharding.check_space(mesh, model, refine.training_size(config))
   build.objective(config)
   build.sampler(config)
   if config.sample.count:
-    request.make(config, told)  # a mistake in it ends the run here
+    request.check(config, told)  # a mistake in it ends the run here
+  begin = origin.check(config, told, model, mesh, workdir)
   claim(workdir, config)
   trainer = Trainer(config, workdir, mesh, source, told, model)
   # Compiled before anything is restored, so that a model that does not fit
@@ -71,7 +79,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   init, abstract, compiled = programs(config, model, mesh, trainer.shapes)
   state = trainer.restore(abstract)
   if state is None:
-    state = init()
+    state = trainer.begin(init, begin)
   trainer.fit(compiled, state)
 
 
@@ -119,8 +127,10 @@ def programs(config, model, mesh, shapes):
   runtime.say(
     f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
     f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
-    f'data {mesh.shape["data"]} × fsdp {mesh.shape["fsdp"]}'
+    + ' × '.join(f'{name} {count}' for name, count in mesh.shape.items())
   )
+  if config.optim.rates:
+    runtime.say(optim.table(abstract.params, config.optim.rates))
   step = step_lib.make_train_step(
     model.apply,
     tx,
@@ -128,6 +138,7 @@ def programs(config, model, mesh, shapes):
     seed=config.seed,
     ema_decay=config.optim.ema,
     accumulate=config.train.accumulate,
+    place=sharding.video_sharding(mesh),
   )
   return init, abstract, compile_step(step, abstract, shapes)
 
@@ -135,14 +146,17 @@ def programs(config, model, mesh, shapes):
 def make_init(config, model, tx, mesh):
   """A function that makes the first state in place, and its abstract state.
 
+  Called with the parameters of another network, it starts from them.
   Shapes come first, then shardings, then arrays: no parameter is ever made
   whole on one device if fsdp splits it.
   """
-  c = config.data
+  sizes = {'frames': config.data.frames, 'size': refine.training_size(config)}
 
-  def init():
+  def init(start=None):
     key = rng.stream(config.seed, 'init')
-    params = state_lib.init_params(model, key, frames=c.frames, size=c.size)
+    params = state_lib.init_params(model, key, **sizes)
+    if start is not None:
+      params, _ = inflation.inflate(start, params)
     return state_lib.create(params, tx)
 
   shapes = jax.eval_shape(init)
@@ -196,13 +210,16 @@ def batch_shapes(config, told, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     shapes['text'] = ((slots, length), np.int32)
   if told.text == 'embeddings':
     shapes['text'] = ((slots, length, told.text_dim), np.float32)
-  if told.text != 'none':
-    shapes['text_mask'] = ((slots, length), np.bool_)
+  if told.text2_dim:
+    shapes['text2'] = ((slots, length, told.text2_dim), np.float32)
+  for n in told.texts:
+    shapes[f'text{n}_mask'] = ((slots, length), np.bool_)
   if told.strides:
     shapes['stride'] = ((), np.int32)
-  place = sharding.batch_sharding(mesh)
+  places = dict.fromkeys(shapes, sharding.batch_sharding(mesh))
+  places['video'] = sharding.video_sharding(mesh)
   return {
-    k: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+    k: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=places[k])
     for k, (shape, dtype) in shapes.items()
   }
 
@@ -220,58 +237,6 @@ def parameter_count(params: PyTree) -> int:
   return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
 
 
-class Window:
-  """The metrics of the steps since the last line of the log."""
-
-  def __init__(self):
-    self._waiting = []
-    self._rows = []
-
-  def add(self, step: int, metrics):
-    """Takes a step's metrics; the step before must have been finite.
-
-    Raises:
-      DivergedError: names the step whose loss was not finite.
-    """
-    self._waiting.append((step, metrics))
-    if len(self._waiting) > 1:
-      self._fetch()
-
-  def _fetch(self):
-    step, metrics = self._waiting.pop(0)
-    row = jax.device_get(metrics)
-    if not row['finite']:
-      raise errors.DivergedError(
-        f'the loss is not finite at step {step} (loss {row["loss"]}, gradient '
-        f'norm {row["grad_norm"]}); the checkpoints are from before: lower '
-        'config.optim.learning_rate or look at the data, and start in a new '
-        'workdir'
-      )
-    self._rows.append(row)
-
-  def close(self) -> dict[str, float]:
-    """Means since the last call; the loss also by band of log-SNR."""
-    while self._waiting:
-      self._fetch()
-    rows, self._rows = self._rows, []
-    means = {
-      k: float(np.mean([r[k] for r in rows]))
-      for k in ('loss', 'loss_video', 'loss_image', 'grad_norm')
-      if k in rows[0]
-    }
-    sums = np.sum([r['band_sum'] for r in rows], axis=0)
-    counts = np.sum([r['band_count'] for r in rows], axis=0)
-    names = band_names(step_lib.BAND_EDGES)
-    bands = zip(names, sums, counts, strict=True)
-    return means | {n: float(s / k) for n, s, k in bands if k}
-
-
-def band_names(edges) -> list[str]:
-  """'loss_logsnr_-5..0' and so on, for the bands between the edges."""
-  bounds = ['', *(f'{e:g}' for e in edges), '']
-  return [f'loss_logsnr_{a}..{b}' for a, b in itertools.pairwise(bounds)]
-
-
 class Trainer:
   """The loop of one run, and what it writes to the workdir."""
 
@@ -280,6 +245,7 @@ class Trainer:
     self.workdir = workdir
     self.source = source
     self.told = told
+    self.origin = None  # of its first parameters
     self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
     self.shapes = batch_shapes(config, told, mesh)
     self.generate = Generator(config, model, mesh)
@@ -294,7 +260,8 @@ class Trainer:
   def restore(self, abstract):
     """The newest state of the workdir that can be read, or None."""
     if self.checkpoints.steps():
-      sample.trained_with(self.checkpoints, self.config)
+      trained = sample.trained_with(self.checkpoints, self.config)
+      trained.refuse_other_encoders(self.told)
     found = self.checkpoints.restore(abstract)
     if found is None:
       return None
@@ -304,16 +271,25 @@ class Trainer:
         f'the data of the run in {self.workdir} has changed; bring the old '
         'data back, or choose another --workdir'
       )
+    self.origin = origin.recorded(meta, self.config)
     runtime.say(f'continuing from step {int(state.step)}')
     return state
+
+  def begin(self, init, start: origin.Origin | None):
+    """The state before the first step, of new parameters or another run's."""
+    if start is None:
+      return init()
+    params, self.origin = start.restore()
+    return init(params)
 
   def meta(self) -> dict:
     """What a checkpoint says beside its arrays."""
     return {
       'config': json.loads(identity.to_json(self.config)),
       'data': self.signature,
-      'prior': self.config.diffusion.prior,
+      'prior': dataclasses.asdict(build.objective(self.config).prior),
       'conditions': dataclasses.asdict(self.told),
+      'origin': self.origin,
     }
 
   def fit(self, compiled, state):
@@ -353,7 +329,7 @@ class Trainer:
         with progress.pause():
           self.after_step(state, n, stopping=stop.requested)
     self.checkpoints.close()
-    if self.config.sample.count:
+    if self.config.sample.count and ensemble.is_whole(self.config):
       self.finish(state)
 
   def after_step(self, state, n: int, *, stopping: bool):
@@ -373,15 +349,13 @@ class Trainer:
         'from there'
       )
     look = n == c.sample_first or (c.sample_every and n % c.sample_every == 0)
-    if look and n < c.steps:
+    if look and n < c.steps and ensemble.is_whole(self.config):
       self.show(state, n)
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""
-    c = self.config.train
-    wanted = request.plain(
-      self.config, self.told, count=c.sample_count, steps=c.sample_steps
-    )
+    c, data = self.config.train, (self.config, self.told, self.source)
+    wanted = request.plain(*data, count=c.sample_count, steps=c.sample_steps)
     clips = self.draw(state, wanted, quiet=True)
     if jax.process_index() == 0:
       sample.write(
@@ -411,7 +385,7 @@ class Trainer:
   def finish(self, state):
     """The final samples, their scores, and where to look."""
     c, begin = self.config, time.monotonic()
-    clips = self.draw(state, request.make(c, self.told))
+    clips = self.draw(state, request.at_the_end(c, self.told, self.source))
     if jax.process_index():
       return
     sample.write(c, self.workdir, clips, name='final', title='Final samples')

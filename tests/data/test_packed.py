@@ -106,6 +106,36 @@ def test_slots_without_text_have_the_null_condition(silent):
   assert clip['text'].any(axis=1).tolist() == told
 
 
+def test_a_second_text_is_packed_like_the_first():
+  videos, images = source().source, source().images
+  words = Words(videos.words, 6)
+  read = captioned.Captioned(images, words.encode, words.hash)
+  read = captioned.Captioned(
+    read, Words(videos.words, 7).encode, 'second', ending='2'
+  )
+  clip = checked(packed.Packed(videos, read, 2), 0, np.random.default_rng(0))
+  assert clip['text2'].shape == clip['text2_mask'].shape == (3, 7)
+  np.testing.assert_array_equal(clip['text2'][:, :6], clip['text'])
+  assert clip['text2_mask'].any(axis=1).tolist() == [False, True, True]
+
+
+def test_the_second_text_is_checked_like_the_first(monkeypatch):
+  clip = checked(source(), 0, np.random.default_rng(0))
+  mask, text = np.zeros((4, 6), bool), np.zeros((4, 6, 2), np.float32)
+  for more, match in (
+    ({'text2': text}, 'go together'),
+    ({'text2': text[:2], 'text2_mask': mask}, 'same slots'),
+    ({'text2': text[0], 'text2_mask': mask}, 'text must be'),
+    ({'text2': text, 'text2_mask': mask}, None),
+  ):
+    monkeypatch.setattr(packed.Packed, 'clip', lambda *_, m=more: clip | m)
+    if match is None:
+      checked(source(), 0, np.random.default_rng(0))
+      return
+    with pytest.raises(DataError, match=match):
+      checked(source(), 0, np.random.default_rng(0))
+
+
 def test_without_text_there_is_none():
   assert 'text' not in source().clip(0, np.random.default_rng(0))
 

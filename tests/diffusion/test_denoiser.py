@@ -16,7 +16,11 @@ def estimate(z, logsnr):
 
 
 def networks():
-  """The same x̂ as a network of each prediction type."""
+  """The same x̂ as a network of each prediction type.
+
+  A network of 'edm' meets z' = α' x/σ_d + σ' ε and the log-SNR of x/σ_d; it
+  finds z and λ again by the coefficients of Karras22.
+  """
 
   def eps(z, logsnr):
     return process.eps_from_x(z=z, x=estimate(z, logsnr), logsnr=logsnr)
@@ -24,7 +28,16 @@ def networks():
   def v(z, logsnr):
     return process.v_from_x(z=z, x=estimate(z, logsnr), logsnr=logsnr)
 
-  return {'eps': eps, 'v': v, 'x': estimate}
+  def edm(seen, level):
+    logsnr = level - 2 * np.log(0.5)
+    s, alpha = jnp.exp(-logsnr / 2), jnp.sqrt(jax.nn.sigmoid(logsnr))
+    s, alpha = (process.over_video(u) for u in (s, alpha))
+    y = jnp.sqrt(s**2 + 0.25) * seen
+    x = estimate(alpha * y, logsnr)
+    c_skip, c_out = 0.25 / (s**2 + 0.25), s * 0.5 / jnp.sqrt(s**2 + 0.25)
+    return (x - c_skip * y) / c_out
+
+  return {'eps': eps, 'v': v, 'x': estimate, 'edm': edm}
 
 
 @pytest.mark.parametrize('prediction', process.PREDICTIONS)
@@ -35,7 +48,7 @@ def test_every_prediction_type_becomes_x_hat(x64, prediction):
   exact = estimate(z, logsnr)
   np.testing.assert_allclose(denoise(z, logsnr), exact, atol=1e-10)
   # Negative control: taken for another type, the output is another x̂.
-  other = {'eps': 'v', 'v': 'x', 'x': 'eps'}[prediction]
+  other = {'eps': 'v', 'v': 'x', 'x': 'edm', 'edm': 'eps'}[prediction]
   wrong = denoiser.from_network(networks()[prediction], other)(z, logsnr)
   assert np.abs(wrong - exact).max() > 0.1
 

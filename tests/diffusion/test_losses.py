@@ -11,13 +11,21 @@ from vdm_jax.diffusion.noise import NoisePrior
 LEVELS = np.array([-20.0, -6.0, -0.7, 1.2, 8.0, 20.0])
 SHAPE = (3, 2, 2, 1)
 SNR = np.exp(LEVELS)
-EXACT = {
-  'eps': SNR,
-  'v': SNR + 1,
-  'x': np.ones_like(SNR),
-  'truncated_snr': np.maximum(SNR, 1),
-  'min_snr_5': np.minimum(SNR, 5),
-}
+
+
+def exact_weights(snr):
+  sigma2, data2 = 1 / snr, 0.25  # Karras22 write σ for 1/√SNR
+  return {
+    'eps': snr,
+    'v': snr + 1,
+    'x': np.ones_like(snr),
+    'edm': (sigma2 + data2) / (sigma2 * data2),
+    'truncated_snr': np.maximum(snr, 1),
+    'min_snr_5': np.minimum(snr, 5),
+  }
+
+
+EXACT = exact_weights(SNR)
 
 
 def keys(n=6):
@@ -28,15 +36,32 @@ def estimate(z, logsnr):
   return jnp.tanh(z) + process.over_video(logsnr) / 40
 
 
+def unseen(seen, level):
+  """z and λ, from c_in z/α and λ + 2 ln σ_d (Karras22 eq. 7)."""
+  logsnr = level + 2 * np.log(2)
+  s2 = process.over_video(jnp.exp(-logsnr))
+  return seen * jnp.sqrt((s2 + 0.25) / (1 + s2)), logsnr
+
+
+def edm_from_x(*, z, x, logsnr):
+  """F = (x − c_skip y)/c_out (Karras22 eq. 7)."""
+  s2 = process.over_video(jnp.exp(-logsnr))
+  y = z * jnp.sqrt(1 + s2)
+  return (x - 0.25 / (s2 + 0.25) * y) * jnp.sqrt((s2 + 0.25) / (0.25 * s2))
+
+
 def network(prediction):
   """The network of a prediction type whose x̂ is `estimate`."""
   convert = {
     'eps': process.eps_from_x,
     'v': process.v_from_x,
     'x': lambda *, z, x, logsnr: x,
+    'edm': edm_from_x,
   }[prediction]
 
   def apply(z, logsnr):
+    if prediction == 'edm':
+      z, logsnr = unseen(z, logsnr)
     return convert(z=z, x=estimate(z, logsnr), logsnr=logsnr)
 
   return apply
@@ -78,13 +103,7 @@ def test_float32_weights_are_exact_at_the_ends(prediction, weight):
   )
   levels = LEVELS.astype(np.float32).astype(np.float64)
   snr = np.exp(levels)
-  exact = {
-    'eps': snr,
-    'v': snr + 1,
-    'x': 1 + 0 * snr,
-    'truncated_snr': np.maximum(snr, 1),
-    'min_snr_5': np.minimum(snr, 5),
-  }
+  exact = exact_weights(snr)
   np.testing.assert_allclose(got, exact[weight] / exact[prediction], rtol=5e-6)
   if weight == prediction:
     np.testing.assert_array_equal(got, np.ones(len(LEVELS)))
@@ -94,6 +113,40 @@ def test_eps_weight_on_a_v_network_is_a_sigmoid(x64):
   levels = jnp.linspace(-20, 20, 41)
   got = losses.output_weight('eps', prediction='v', logsnr=levels)
   np.testing.assert_allclose(got, 1 / (1 + np.exp(-levels)), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+  'prior', [NoisePrior(), NoisePrior('progressive', 2.0)], ids=lambda p: p.kind
+)
+def test_the_edm_loss_is_the_v_loss_of_x_of_unit_variance(x64, prior):
+  x, logsnr = data(), jnp.array(LEVELS)
+
+  def raw(z, logsnr):
+    return jnp.sin(3 * z) + process.over_video(logsnr) / 40
+
+  def v_loss(level):
+    return losses.denoising_loss(
+      lambda z, logsnr: -raw(z, logsnr),
+      x=x / 0.5,
+      logsnr=level,
+      keys=keys(),
+      prior=prior,
+      prediction='v',
+      weight='v',
+    )
+
+  edm = losses.denoising_loss(
+    raw,
+    x=x,
+    logsnr=logsnr,
+    keys=keys(),
+    prior=prior,
+    prediction='edm',
+    weight='edm',
+  )
+  np.testing.assert_allclose(edm, v_loss(logsnr + 2 * np.log(0.5)), rtol=1e-12)
+  # Negative control: not at the log-SNR of x itself.
+  assert np.abs(v_loss(logsnr) / edm - 1).max() > 0.1
 
 
 def test_a_loss_of_the_right_answer_is_zero_and_frames_stay_apart():
@@ -137,10 +190,12 @@ def test_levels_per_frame():
 
 
 def test_unknown_names_list_the_known_ones():
-  with pytest.raises(ValueError, match='use one of eps, v, x, truncated_snr'):
-    losses.output_weight('edm', prediction='v', logsnr=jnp.zeros(1))
+  with pytest.raises(
+    ValueError, match='use one of eps, v, x, edm, truncated_snr'
+  ):
+    losses.output_weight('snr', prediction='v', logsnr=jnp.zeros(1))
   with pytest.raises(ValueError, match='use one of eps, v, x'):
-    losses.output_weight('eps', prediction='edm', logsnr=jnp.zeros(1))
+    losses.output_weight('eps', prediction='score', logsnr=jnp.zeros(1))
 
 
 def test_bands_partition_the_loss():

@@ -84,6 +84,83 @@ def test_the_target_converts_back_to_x(x64, prediction):
   np.testing.assert_allclose(back, x, rtol=0, atol=1e-10)
 
 
+# Levels of s = σ/α from the end of a sampler's grid to its beginning.
+STDS = np.array([0.002, 0.1, 0.5, 1.0, 10.0, 80.0])
+
+
+def karras():
+  """c_in, c_skip, c_out of Karras22 table 1 at `STDS`, as videos."""
+  s, data = STDS[:, None, None, None, None], 0.5
+  total = s**2 + data**2
+  return 1 / np.sqrt(total), data**2 / total, s * data / np.sqrt(total)
+
+
+def test_edm_is_the_preconditioning_of_the_paper(x64):
+  logsnr = jnp.array(-2 * np.log(STDS))
+  x, eps, raw = (normal(seed, len(STDS)) for seed in range(3))
+  c_in, c_skip, c_out = karras()
+  y = x + STDS[:, None, None, None, None] * eps
+  z = process.diffuse(x=x, eps=eps, logsnr=logsnr)
+  seen, level = process.network_input('edm', z=z, logsnr=logsnr)
+  close = {'rtol': 0, 'atol': 1e-12}
+  np.testing.assert_allclose(seen, c_in * y, **close)
+  np.testing.assert_allclose(level, 2 * np.log(0.5 / STDS), **close)
+  x_hat = process.x_from('edm', z=z, raw=raw, logsnr=logsnr)
+  np.testing.assert_allclose(x_hat, c_skip * y + c_out * raw, **close)
+  target = process.target('edm', x=x, eps=eps, logsnr=logsnr)
+  np.testing.assert_allclose(c_out * target, x - c_skip * y, **close)
+  for other in ('eps', 'v', 'x'):
+    same, level = process.network_input(other, z=z, logsnr=logsnr)
+    assert same is z and level is logsnr
+
+
+def test_edm_is_v_prediction_of_data_of_unit_variance(x64):
+  logsnr = jnp.array(LEVELS)
+  x, eps = normal(0, len(LEVELS)), normal(1, len(LEVELS))
+  z = process.diffuse(x=x, eps=eps, logsnr=logsnr)
+  seen, level = process.network_input('edm', z=z, logsnr=logsnr)
+  scaled = {'x': x / 0.5, 'eps': eps, 'logsnr': level}
+  np.testing.assert_allclose(seen, process.diffuse(**scaled), atol=1e-14)
+  target = process.target('edm', x=x, eps=eps, logsnr=logsnr)
+  v = process.v_from_x_eps(**scaled)
+  np.testing.assert_allclose(target, -v, atol=1e-14)
+
+
+def test_edm_gives_the_network_unit_variance_on_both_sides(x64):
+  logsnr, one = jnp.array(-2 * np.log(STDS)), ones(len(STDS))
+
+  def variances(data):
+    """Of input and target, which are linear in x and in ε."""
+    total = np.zeros((2, len(STDS)))
+    for x, eps, std in ((one, 0 * one, data), (0 * one, one, 1.0)):
+      z = process.diffuse(x=x, eps=eps, logsnr=logsnr)
+      seen, _ = process.network_input('edm', z=z, logsnr=logsnr)
+      target = process.target('edm', x=x, eps=eps, logsnr=logsnr)
+      total += (std * np.stack([first(seen), first(target)])) ** 2
+    return total
+
+  np.testing.assert_allclose(variances(0.5), 1, rtol=1e-13)
+  # Negative control: data of another variance.
+  assert np.abs(variances(1.0) - 1).max(1).min() > 0.5
+
+
+def test_float32_edm_is_accurate_at_the_ends():
+  def computed():
+    logsnr, one = jnp.array(LEVELS), ones(len(LEVELS))
+    z = process.diffuse(x=one, eps=0.7 * one, logsnr=logsnr)
+    seen, level = process.network_input('edm', z=z, logsnr=logsnr)
+    target = process.target('edm', x=one, eps=0.7 * one, logsnr=logsnr)
+    x_hat = process.x_from('edm', z=z, raw=target, logsnr=logsnr)
+    np.testing.assert_allclose(x_hat, one, rtol=2e-6)
+    return seen, level, target
+
+  single = computed()
+  with jax.enable_x64(True):
+    double = computed()
+  for got, exact in zip(single, double, strict=True):
+    np.testing.assert_allclose(got, exact, rtol=5e-6, atol=1e-6)
+
+
 def test_unknown_predictions_name_the_known_ones():
   x = jnp.zeros((1, *SHAPE))
   with pytest.raises(ValueError, match="'epsilon'; use one of eps, v, x"):

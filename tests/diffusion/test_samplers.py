@@ -8,12 +8,25 @@ import numpy as np
 import pytest
 
 from tests.diffusion.gaussian_video import host, keys
-from vdm_jax.diffusion import denoiser, samplers, schedules
+from vdm_jax.diffusion import denoiser, heun, multistep, samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
 MEAN, STD = 0.3, 0.5
 PIXELS = (2, 64, 64, 2)  # enough of them for a variance to 1 %
+# Whole vectors of pixels: what is tested is the sampler's arithmetic, and not
+# whether the compiler rounds the remainder of a loop in the same way.
+FEW = (2, 4, 4, 1)
+SAMPLERS = {
+  'ancestral': samplers.ancestral(0.3),
+  'ddim': samplers.ddim(),
+  'predictor_corrector': samplers.predictor_corrector(samplers.ancestral(0.0)),
+  'heun': heun.heun(),
+  'heun, churned': heun.churned(heun.heun(), 4.0),
+  'deis': multistep.deis(3),
+  'deis, churned': heun.churned(multistep.deis(2), 4.0),
+  'dpmpp_2m': multistep.dpmpp_2m(),
+}
 
 
 def gaussian(mean=MEAN, std=STD):
@@ -27,11 +40,11 @@ def gaussian(mean=MEAN, std=STD):
   return denoise
 
 
-def run(denoise, step, logsnrs, shape=(1, 2, 2, 1), batch=2, seed=0):
+def run(denoise, sampler, logsnrs, shape=(1, 2, 2, 1), batch=2, seed=0):
   def go(keys):
     return samplers.sample(
       denoise,
-      step,
+      sampler,
       keys=keys,
       shape=shape,
       logsnrs=logsnrs,
@@ -39,6 +52,12 @@ def run(denoise, step, logsnrs, shape=(1, 2, 2, 1), batch=2, seed=0):
     )
 
   return jax.jit(go)(keys(batch, seed))
+
+
+def first(keys, shape=FEW):
+  """The first latent; to the bit the same, jitted or not."""
+  how = {'keys': keys, 'shape': shape, 'prior': NoisePrior()}
+  return samplers.begin(samplers.ddim(), **how).z
 
 
 def gain(logsnr, std=STD):
@@ -54,7 +73,7 @@ def grid(steps, low=-6.0, high=4.0):
 
 
 def test_ddim_converges_to_the_exact_flow_at_order_one(x64):
-  start = NoisePrior().sample(samplers.fold(keys(2), 0), (1, 2, 2, 1))
+  start = first(keys(2), (1, 2, 2, 1))
   # On the flow, (z − α mean) / √V is constant.
   alpha, _ = host(-6.0)
   scaled = (np.asarray(start) - alpha * MEAN) / np.sqrt(gain(-6.0)[1])
@@ -76,14 +95,15 @@ def test_ddim_of_a_constant_estimate_is_exact(x64):
   logsnr_t, logsnr_s = jnp.array([-3.0]), jnp.array([2.0])
   z = jax.random.normal(jax.random.key(0), (1, 1, 2, 2, 1))
   constant = gaussian(0.7, 0.0)
-  at = {'keys': keys(1), 'prior': NoisePrior()}
-  once, x_hat = samplers.ddim()(
+  at = {'keys': keys(1), 'prior': NoisePrior(), 'past': None, 'row': None}
+  step = samplers.ddim().step
+  once, x_hat, _ = step(
     constant, z=z, logsnr_t=logsnr_t, logsnr_s=logsnr_s, **at
   )
-  middle, _ = samplers.ddim()(
+  middle, *_ = step(
     constant, z=z, logsnr_t=logsnr_t, logsnr_s=jnp.zeros(1), **at
   )
-  twice, _ = samplers.ddim()(
+  twice, *_ = step(
     constant, z=middle, logsnr_t=jnp.zeros(1), logsnr_s=logsnr_s, **at
   )
   np.testing.assert_allclose(once, twice, rtol=1e-13)
@@ -134,8 +154,8 @@ def test_ancestral_variance_follows_the_exact_recursion(gamma):
 
 def test_predictor_corrector_follows_the_exact_recursion():
   logsnrs = schedules.logsnr_grid(8, schedules.CosineSchedule())
-  step = samplers.predictor_corrector(samplers.ancestral(0.0), delta=0.5)
-  samples = run(gaussian(), step, logsnrs, PIXELS, batch=4)
+  sampler = samplers.predictor_corrector(samplers.ancestral(0.0), delta=0.5)
+  samples = run(gaussian(), sampler, logsnrs, PIXELS, batch=4)
   check_moments(samples, *recursion(logsnrs, 0.0, delta=0.5))
   with pytest.raises(AssertionError):
     check_moments(samples, *recursion(logsnrs, 0.0))
@@ -183,54 +203,40 @@ def test_the_answer_is_x_hat_of_the_last_level_but_one():
   def spy(z, logsnr):
     return jnp.zeros_like(z) + over_video(logsnr)
 
-  for step in (
-    samplers.ancestral(1.0),
-    samplers.ddim(),
-    samplers.predictor_corrector(samplers.ancestral(1.0)),
-  ):
-    got = run(spy, step, levels)
+  for sampler in SAMPLERS.values():
+    got = run(spy, sampler, levels)
     np.testing.assert_array_equal(got, jnp.full_like(got, 1.0))
 
 
 def test_one_step_is_one_call():
   levels = np.array([-20.0, 20.0], np.float32)
   got = run(gaussian(), samplers.ancestral(0.3), levels)
-  start = NoisePrior().sample(samplers.fold(keys(2), 0), (1, 2, 2, 1))
+  start = first(keys(2), (1, 2, 2, 1))
   expected = gaussian()(start, jnp.full(2, -20.0))
   np.testing.assert_allclose(got, expected, rtol=1e-6)
   with pytest.raises(ValueError, match='two levels'):
     run(gaussian(), samplers.ddim(), levels[:1])
+  with pytest.raises(ValueError, match='must increase'):
+    run(gaussian(), samplers.ddim(), levels[::-1])
 
 
 def test_clipping_keeps_the_samples_in_range():
   levels = schedules.logsnr_grid(4, schedules.CosineSchedule())
   wide = gaussian(0.0, 3.0)
-  step = samplers.ancestral(0.3)
-  assert np.abs(run(wide, step, levels)).max() > 1
-  assert np.abs(run(denoiser.clipped(wide), step, levels)).max() <= 1
+  sampler = samplers.ancestral(0.3)
+  assert np.abs(run(wide, sampler, levels)).max() > 1
+  assert np.abs(run(denoiser.clipped(wide), sampler, levels)).max() <= 1
 
 
-STEPS = {
-  'ancestral': samplers.ancestral(0.3),
-  'ddim': samplers.ddim(),
-  'predictor_corrector': samplers.predictor_corrector(samplers.ancestral(0.0)),
-}
-# Whole vectors of pixels: what is tested is the sampler's arithmetic, and not
-# whether the compiler rounds the remainder of a loop in the same way.
-FEW = (2, 4, 4, 1)
-
-
-@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
-def test_a_sample_does_not_know_its_batch_or_mesh(step, optimised):
+@pytest.mark.parametrize('sampler', SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sample_does_not_know_its_batch_or_mesh(sampler, optimised):
   levels = schedules.logsnr_grid(5, schedules.CosineSchedule())
-  static = ('denoise', 'step', 'prior', 'shape')
-  jitted = jax.jit(samplers.sample, static_argnames=static)
-  denoise = gaussian()
 
+  @jax.jit
   def go(keys):
-    return jitted(
-      denoise,
-      step,
+    return samplers.sample(
+      gaussian(),
+      sampler,
       keys=keys,
       shape=FEW,
       logsnrs=levels,
@@ -249,9 +255,6 @@ def test_a_sample_does_not_know_its_batch_or_mesh(step, optimised):
   assert len(spread.sharding.device_set) == 8
   # Another program, so equal to rounding; the noise itself is exact.
   np.testing.assert_allclose(spread, eight, rtol=0, atol=1e-6)
-  first = jax.jit(
-    lambda keys: samplers.first_latent(keys=keys, shape=FEW, prior=NoisePrior())
-  )
   np.testing.assert_array_equal(
     first(jax.device_put(keys(8), place)), first(keys(8))
   )
@@ -259,37 +262,47 @@ def test_a_sample_does_not_know_its_batch_or_mesh(step, optimised):
   assert not np.array_equal(go(keys(1, seed=1))[0], eight[0])
 
 
-@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
-def test_sampling_in_parts_is_sampling_at_once(step):
-  levels = jnp.asarray(schedules.logsnr_grid(7, schedules.CosineSchedule()))
+@pytest.mark.parametrize('sampler', SAMPLERS.values(), ids=SAMPLERS)
+def test_sampling_in_parts_is_sampling_at_once(sampler):
+  grid = sampler.grid(schedules.logsnr_grid(7, schedules.CosineSchedule()))
 
   @jax.jit
-  def advance(z, begin, end):
+  def advance(latent, begin, end):
     return samplers.advance(
       gaussian(),
-      step,
-      z=z,
+      sampler,
+      latent=latent,
       keys=keys(2),
-      logsnrs=levels,
+      grid=grid,
       prior=NoisePrior(),
       begin=begin,
       end=end,
     )
 
-  z = samplers.first_latent(keys=keys(2), shape=FEW, prior=NoisePrior())
-  whole = advance(z, 0, 6)
-  parts = advance(advance(advance(z, 0, 1), 1, 4), 4, 6)
-  np.testing.assert_array_equal(parts, whole)
-  np.testing.assert_array_equal(advance(z, 3, 3), z)
-  at_once = run(gaussian(), step, levels, FEW)
-  finished = gaussian()(whole, jnp.broadcast_to(levels[-2], 2))
+  def check_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+  start = samplers.begin(sampler, keys=keys(2), shape=FEW, prior=NoisePrior())
+  whole = advance(start, 0, 6)
+  check_equal(advance(advance(advance(start, 0, 1), 1, 4), 4, 6), whole)
+  check_equal(advance(start, 3, 3), start)
+  assert whole.past.shape == (sampler.memory, 2, *FEW)
+  assert np.all(np.any(whole.past, (1, 2, 3, 4, 5)))
+  at_once = run(gaussian(), sampler, grid.logsnr, FEW)
+  finished = gaussian()(whole.z, jnp.broadcast_to(grid.logsnr[-2], 2))
   np.testing.assert_allclose(finished, at_once, atol=1e-6)
-  # Negative control: a step left out is seen.
-  assert np.abs(advance(advance(z, 0, 2), 3, 6) - whole).max() > 1e-3
+  # Negative controls: a step left out is seen, and so is a lost memory.
+  left_out = advance(advance(start, 0, 2), 3, 6)
+  assert np.abs(left_out.z - whole.z).max() > 1e-3
+  if sampler.memory:
+    half = advance(start, 0, 3)
+    lost = advance(samplers.Latent(half.z, 0 * half.past), 3, 6)
+    assert np.abs(lost.z - whole.z).max() > 1e-3
 
 
 @pytest.mark.parametrize(
-  ('name', 'draws'), [('ancestral', 3), ('predictor_corrector', 5)]
+  ('name', 'draws'),
+  [('ancestral', 3), ('predictor_corrector', 5), ('heun, churned', 3)],
 )
 def test_all_noise_of_a_sample_is_drawn_from_distinct_streams(name, draws):
   """Three steps: no draw repeats another, within or across steps."""
@@ -303,7 +316,7 @@ def test_all_noise_of_a_sample_is_drawn_from_distinct_streams(name, draws):
 
   out = samplers.sample(
     gaussian(),
-    STEPS[name],
+    SAMPLERS[name],
     keys=keys(1),
     shape=(1, 8, 8, 1),
     logsnrs=np.array([-5.0, -2.0, 0.0, 5.0], np.float32),

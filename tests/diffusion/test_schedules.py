@@ -1,4 +1,6 @@
-"""The cosine schedule, training times and sampling grids."""
+"""Schedules, training times and sampling grids."""
+
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdm_jax.diffusion import schedules
-from vdm_jax.diffusion.schedules import CosineSchedule
+from vdm_jax.diffusion.schedules import CosineSchedule, LogNormalSchedule
 
 
 @pytest.mark.parametrize('ends', [(-20.0, 20.0), (-10.0, 14.0)])
@@ -110,3 +112,134 @@ def test_shift_moves_the_schedule_between_its_bounds():
   np.testing.assert_allclose(shifted(t)[[0, -1]], [20, -20], rtol=1e-12)
   np.testing.assert_allclose(shifted.inverse(shifted(t)), t, atol=1e-12)
   assert abs(CosineSchedule().inverse(shifted(t)) - t).max() > 0.1
+
+
+# The middles of 100,000 equal parts of time.
+MIDDLES = (np.arange(100_000) + 0.5) / 100_000
+NORMAL = statistics.NormalDist(-1.2, 1.2)
+
+
+def test_uniform_time_gives_a_normal_law_of_the_log_of_the_noise():
+  log_std = -LogNormalSchedule()(MIDDLES) / 2
+  assert np.all(np.diff(log_std) > 0)
+  exact = [NORMAL.inv_cdf(u) for u in MIDDLES[::1000]]
+  np.testing.assert_allclose(log_std[::1000], exact, rtol=1e-12, atol=1e-13)
+  assert abs(log_std.mean() + 1.2) < 1e-9
+  assert abs(log_std.std() - 1.2) < 1e-4
+  other = -LogNormalSchedule(0.3, 0.7)(MIDDLES) / 2
+  np.testing.assert_allclose(other, 0.3 + 0.7 * (log_std + 1.2) / 1.2)
+
+
+def test_experts_tile_the_mass():
+  half = (np.arange(50_000) + 0.5) / 50_000
+  lower = LogNormalSchedule(high=0.5)(half)
+  upper = LogNormalSchedule(low=0.5)(half)
+  # Equal parts of the time of each are equal parts of the mass of all.
+  whole = LogNormalSchedule()(MIDDLES)
+  np.testing.assert_allclose(np.concatenate([lower, upper]), whole, atol=1e-13)
+  split = -2 * np.log(schedules.expert_split())
+  assert lower.min() > split > upper.max()
+  # Negative control: another interval.
+  other = LogNormalSchedule(high=0.4)(half)
+  assert np.abs(other - lower).max() > 0.1
+
+
+def test_where_experts_split():
+  assert schedules.expert_split() == pytest.approx(np.exp(-1.2), rel=1e-15)
+  assert round(schedules.expert_split(), 4) == 0.3012
+  # The outermost experts of eDiff-I's base model, E_0^3 and E_511^9.
+  assert round(schedules.expert_split(1 / 8), 4) == 0.0757
+  assert round(schedules.expert_split(511 / 512), 2) == 9.61
+  for mass in (0.1, 0.5, 0.9):
+    split = schedules.expert_split(mass, 0.3, 0.7)
+    law = statistics.NormalDist(0.3, 0.7)
+    np.testing.assert_allclose(law.cdf(np.log(split)), mass, rtol=1e-12)
+    lower = LogNormalSchedule(0.3, 0.7, high=mass)
+    upper = LogNormalSchedule(0.3, 0.7, low=mass)
+    level = -2 * np.log(split)
+    np.testing.assert_allclose(lower(np.ones(1)), level, rtol=1e-12)
+    np.testing.assert_allclose(upper(np.zeros(1)), level, rtol=1e-12)
+  with pytest.raises(ValueError, match='between 0 and 1'):
+    schedules.expert_split(1.0)
+
+
+@pytest.mark.parametrize('interval', [(0, 1), (0, 0.5), (0.5, 1), (0.875, 1)])
+def test_lognormal_float32_is_as_good_as_its_time(interval):
+  schedule = LogNormalSchedule(low=interval[0], high=interval[1])
+  t = np.concatenate(
+    [
+      np.linspace(0, 1, 101),
+      1 - np.logspace(-7, -2, 50),
+      np.logspace(-7, -2, 50),
+    ]
+  ).astype(np.float32)
+  exact = schedule(t.astype(np.float64))
+  got = jax.jit(schedule)(jnp.asarray(t))
+  assert got.dtype == jnp.float32 and exact.dtype == np.float64
+  np.testing.assert_allclose(got, exact, atol=2e-5)
+  # To no more than the mass beyond the last levels, 1e-6 at either end.
+  back = schedule.inverse(got)
+  np.testing.assert_allclose(back, t, atol=1.1e-6 / np.diff(interval)[0] + 1e-6)
+  inner = np.linspace(0.01, 0.99, 99)
+  np.testing.assert_allclose(schedule.inverse(schedule(inner)), inner)
+
+
+def test_lognormal_tails_are_cut():
+  ends = LogNormalSchedule()(np.array([0.0, 1.0]))
+  exact = [-2 * NORMAL.inv_cdf(u) for u in (1e-6, 1 - 1e-6)]
+  np.testing.assert_allclose(ends, exact, rtol=1e-9)
+  inside = LogNormalSchedule()(np.array([2e-6, 1 - 2e-6]))
+  assert ends[0] > inside[0] and ends[1] < inside[1]
+  grid = schedules.logsnr_grid(50, LogNormalSchedule())
+  assert grid.dtype == np.float32 and np.all(np.isfinite(grid))
+  assert np.all(np.diff(grid) > 0)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'std': 0.0},
+    {'mean': np.inf},
+    {'low': 0.5, 'high': 0.5},
+    {'low': -0.1},
+    {'high': 1.1},
+    {'high': np.nan},
+    {'high': 1e-7},
+  ],
+)
+def test_a_schedule_without_levels_is_refused(options):
+  with pytest.raises(ValueError, match=r'interval|normal'):
+    LogNormalSchedule(**options)
+
+
+def test_the_grid_of_karras():
+  logsnr = schedules.karras_grid(18)
+  assert logsnr.shape == (19,) and logsnr.dtype == np.float32
+  assert logsnr[-1] == np.inf
+  got = np.exp(-logsnr[:-1].astype(np.float64) / 2)
+  i, rho = np.arange(18), 7
+  first, last = 80 ** (1 / rho), 0.002 ** (1 / rho)
+  exact = (first + i / 17 * (last - first)) ** rho
+  np.testing.assert_allclose(got, exact, rtol=1e-6)
+  assert logsnr[0] == np.float32(-2 * np.log(80))
+  assert logsnr[-2] == np.float32(-2 * np.log(0.002))
+  # ρ = 1 is uniform in s.
+  uniform = np.exp(-schedules.karras_grid(5, 1.0, 5.0, 1.0)[:-1] / 2)
+  np.testing.assert_allclose(uniform, [5, 4, 3, 2, 1], rtol=1e-6)
+  one = schedules.karras_grid(1)
+  np.testing.assert_array_equal(one, np.float32([-2 * np.log(80), np.inf]))
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'steps': 0},
+    {'sigma_min': 0.0},
+    {'sigma_min': 80.0},
+    {'sigma_max': np.inf},
+    {'rho': 0.0},
+  ],
+)
+def test_grids_of_nothing_are_refused(options):
+  with pytest.raises(ValueError, match=r'at least one step|make no grid'):
+    schedules.karras_grid(**({'steps': 4} | options))

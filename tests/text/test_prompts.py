@@ -10,8 +10,8 @@ from tests.text import tiny_encoder
 from vdm_jax import sharding
 from vdm_jax.errors import ConfigError, DataError, WeightsError
 from vdm_jax.text import cache as cache_lib
+from vdm_jax.text import class_prompts, prompts
 from vdm_jax.text import encoder as encoder_lib
-from vdm_jax.text import prompts
 from vdm_jax.text.words import Words
 
 LENGTH = 12
@@ -56,6 +56,19 @@ def test_a_prompt_or_a_file_of_them(tmp_path):
   for bad in (' \n', 'a \udcff'):
     with pytest.raises(ConfigError, match=r'config\.sample\.prompt is'):
       prompts.read(bad, '')
+
+
+def test_a_list_by_its_name(tmp_path, monkeypatch):
+  listed = prompts.read('', 'ucf101')
+  assert listed == list(class_prompts.prompts())
+  # The name is that of the list wherever one is; './' makes it a path.
+  (tmp_path / 'ucf101').mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert prompts.read('', 'ucf101') == listed
+  with pytest.raises(DataError, match='no captions'):
+    prompts.read('', './ucf101')
+  with pytest.raises(DataError, match='no such file'):
+    prompts.read('', 'ucf-101')
 
 
 def test_words_are_those_of_the_vocabulary():

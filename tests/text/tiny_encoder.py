@@ -16,7 +16,7 @@ SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 POSITIONS = 24  # the longest text, tokens
 
 
-def write(folder, seed=0):
+def write(folder, seed=0, dim=8, positions=POSITIONS):
   """Writes configuration, weights and a tokenizer of a token a letter."""
   transformers = pytest.importorskip('transformers')
   safetensors = pytest.importorskip('safetensors.numpy')
@@ -24,11 +24,11 @@ def write(folder, seed=0):
   config = {
     'model_type': 'bert',
     'vocab_size': len(vocab),
-    'hidden_size': 8,
+    'hidden_size': dim,
     'num_hidden_layers': 1,
     'num_attention_heads': 2,
     'intermediate_size': 16,
-    'max_position_embeddings': POSITIONS,
+    'max_position_embeddings': positions,
   }
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'config.json').write_text(json.dumps(config))

@@ -205,6 +205,8 @@ def _hash(table: Mapping[str, Any]) -> str:
 class Captioned(Wrapper):
   """Adds to each clip its caption as `text` `[1, l…]` and `text_mask` `[1, l]`.
 
+  Once more around the result, it adds the same caption by a second encoder.
+
   Args:
     source: one with captions.
     encode: from n captions to an array `[n, l…]` and a mask `[n, l]`:
@@ -212,6 +214,7 @@ class Captioned(Wrapper):
     name: of the vocabulary or encoder, a hash say; part of the signature.
     known: all captions that can be encoded, such as the cache itself. Without
       it all captions are encoded once, to see that they can be.
+    ending: of the names; '2' adds `text2` and `text2_mask`.
 
   Raises:
     DataError: the source has no captions, or some are not known.
@@ -225,9 +228,10 @@ class Captioned(Wrapper):
     name: str,
     *,
     known: Container[str] | None = None,
+    ending: str = '',
   ):
     super().__init__(source)
-    self._encode, self._name = encode, name
+    self._encode, self._name, self._ending = encode, name, ending
     if not hasattr(source, 'captions'):
       raise DataError(
         'the data has no captions (none are given with it); name a file of '
@@ -240,8 +244,9 @@ class Captioned(Wrapper):
     missing = [text for text in every if text not in known]
     if missing:
       raise DataError(
-        f'captions have no embedding ({len(missing)} of {len(every)}, the '
-        f'first: {missing[0][:60]!r}); make them with --mode=embed'
+        f'captions have no embedding in config.text.cache{ending} '
+        f'({len(missing)} of {len(every)}, the first: {missing[0][:60]!r}); '
+        'make them with --mode=embed'
       )
 
   def _try(self, every):
@@ -258,8 +263,10 @@ class Captioned(Wrapper):
     """The clip with its text; see `Source.clip`."""
     clip = self.source.clip(index, rng)
     text, mask = self._encode([clip['caption']])
-    return clip | {'text': text, 'text_mask': mask}
+    name = f'text{self._ending}'
+    return clip | {name: text, f'{name}_mask': mask}
 
   def signature(self) -> dict[str, Any]:
     """What tells these clips from others, as JSON."""
-    return {'text': self._name, 'clips': self.source.signature()}
+    name = f'text{self._ending}'
+    return {name: self._name, 'clips': self.source.signature()}

@@ -15,8 +15,9 @@ class Packed(Wrapper):
   images are drawn anew each time and have nothing to do with the video; each
   keeps its own conditions. There are s = 1 + K slots of them, the video's
   first: `label` `[s]`, and `text` `[s, l…]` with `text_mask` `[s, l]` where the
-  videos or the images have text. A slot has the null condition, label −1 or an
-  empty mask, where its source has no classes or text and the other has.
+  videos or the images have text, and `text2` likewise. A slot has the null
+  condition, label −1 or an empty mask, where its source has no classes or text
+  and the other has.
 
   Words, captions, `stride` and `id` are those of the video.
 
@@ -82,7 +83,7 @@ class Packed(Wrapper):
 def _texts(slots) -> dict[str, np.ndarray]:
   """Text and masks of the slots, empty where a slot has none."""
   found = {}
-  for name in ('text', 'text_mask'):
+  for name in ('text', 'text_mask', 'text2', 'text2_mask'):
     like = next((slot[name] for slot in slots if name in slot), None)
     if like is not None:
       none = np.zeros_like(like)

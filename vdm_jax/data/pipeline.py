@@ -26,7 +26,8 @@ from vdm_jax.errors import ConfigError, DataError
 # What a number drawn from the seed is for.
 _SHUFFLE, _CLIP = 0, 1
 # What a batch has of its clips, where they have it; see `Source.clip`.
-ARRAYS = ('video', 'label', 'text', 'text_mask', 'stride')
+_TEXTS = ('text', 'text_mask', 'text2', 'text2_mask')
+ARRAYS = ('video', 'label', *_TEXTS, 'stride')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +123,9 @@ def batches(
   Returns:
     An iterator of what the clips have: `video` uint8 `[b, t, h, w, 3]`,
     `label` int32 `[b]` or `[b, s]`, `text` `[b, s, l…]` with `text_mask`
-    `[b, s, l]`, `stride` int32 `[b]`; and `index` int64 `[b]`, the elements of
-    the source. Reading ahead starts at once; `close()` ends it, and so does an
-    error.
+    `[b, s, l]`, `text2` likewise, `stride` int32 `[b]`; and `index` int64
+    `[b]`, the elements of the source. Reading ahead starts at once; `close()`
+    ends it, and so does an error.
 
   Raises:
     ConfigError: at the call, for sizes that cannot work.

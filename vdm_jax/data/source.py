@@ -43,6 +43,7 @@ class Source(Protocol):
       `text` int32 `[s, l]` (numbers of words) or float32 `[s, l, d]`
       (embeddings) and `text_mask` bool `[s, l]`, all False for the null
       condition;
+      `text2`, `text2_mask`: the same by a second encoder;
       `stride` int32 `[]`, which of the model's strides it has.
 
     Raises:
@@ -82,11 +83,17 @@ def _what_is_wrong(clip) -> str:
   stride = np.asarray(clip.get('stride', np.int32(0)))
   if stride.dtype.kind != 'i' or stride.ndim:
     return f'a stride must be int32 [] (got {_kind(stride)}'
-  if ('text' in clip) != ('text_mask' in clip):
+  return _what_is_wrong_of(clip, 'text') or _what_is_wrong_of(clip, 'text2')
+
+
+def _what_is_wrong_of(clip, name: str) -> str:
+  """The same of a text."""
+  label = np.asarray(clip['label'])
+  if (name in clip) != (f'{name}_mask' in clip):
     return 'text and its mask go together (got one of them'
-  if 'text' not in clip:
+  if name not in clip:
     return ''
-  text, mask = clip['text'], clip['text_mask']
+  text, mask = clip[name], clip[f'{name}_mask']
   if (text.ndim, text.dtype) not in ((2, np.int32), (3, np.float32)):
     return f'text must be int32 [s, l] or float32 [s, l, d] (got {_kind(text)}'
   slots = (label.size, *text.shape[1:2])

@@ -7,7 +7,8 @@ dropout keys are closed over. Clipping, guidance and replacement are functions
 from denoiser to denoiser.
 
 A `Network` is the same before conversion: `network(z, logsnr) -> raw`, where
-raw estimates ε, v or x, whatever it was trained for.
+raw estimates ε, v, x or the F of EDM, whatever it was trained for, and z and
+logsnr are what `process.network_input` makes of them.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Network = Callable[[Video, LogSnr], Video]
 
 
 def from_network(network: Network, prediction: str) -> Denoiser:
-  """The denoiser of a network that predicts 'eps', 'v' or 'x'.
+  """The denoiser of a network that predicts 'eps', 'v', 'x' or 'edm'.
 
   The one place where a prediction type is converted for sampling.
 
@@ -32,7 +33,8 @@ def from_network(network: Network, prediction: str) -> Denoiser:
   process.check_prediction(prediction)
 
   def denoise(z: Video, logsnr: LogSnr) -> Video:
-    raw = network(z, logsnr).astype(z.dtype)
+    seen, level = process.network_input(prediction, z=z, logsnr=logsnr)
+    raw = network(seen, level).astype(z.dtype)
     return process.x_from(prediction, z=z, raw=raw, logsnr=logsnr)
 
   return denoise

@@ -12,12 +12,16 @@ from vdm_jax.diffusion.denoiser import Network
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import LogSnr, Video
 
-# Logarithms of the weights w(λ) on the squared error of x̂. The first three
-# are the plain squared errors of ε, v and x.
+# Logarithms of the weights w(λ) on the squared error of x̂. The first four
+# are the plain squared errors of ε, v, x and the F of EDM.
 _LOG_WEIGHTS = {
   'eps': lambda logsnr: logsnr,  # SNR
   'v': jax.nn.softplus,  # SNR + 1 = 1/σ²
   'x': jnp.zeros_like,  # 1
+  # SNR + 1/σ_d² = (s² + σ_d²)/(s σ_d)², s = σ/α (Karras22 table 1)
+  'edm': lambda logsnr: (
+    jax.nn.softplus(process.data_logsnr(logsnr)) - 2 * np.log(process.DATA_STD)
+  ),
   'truncated_snr': lambda logsnr: jnp.maximum(logsnr, 0),  # max(SNR, 1)
   'min_snr_5': lambda logsnr: jnp.minimum(logsnr, np.log(5)),  # min(SNR, 5)
 }
@@ -42,7 +46,8 @@ def denoising_loss(
   error is never amplified by 1/α or 1/σ.
 
   Args:
-    network: `network(z, logsnr) -> raw`, of z's shape.
+    network: `network(z, logsnr) -> raw`, of z's shape; it meets what
+      `process.network_input` makes of z and logsnr.
     x: clean video in [−1, 1]; packed images, if any, behind it.
     logsnr: per example or per frame.
     keys: one per example, for ε.
@@ -60,7 +65,8 @@ def denoising_loss(
   """
   eps = prior.sample(keys, x.shape[1:], image_frames)
   z = process.diffuse(x=x, eps=eps, logsnr=logsnr)
-  raw = network(z, logsnr).astype(x.dtype)
+  seen, level = process.network_input(prediction, z=z, logsnr=logsnr)
+  raw = network(seen, level).astype(x.dtype)
   target = process.target(prediction, x=x, eps=eps, logsnr=logsnr)
   mse = jnp.mean(jnp.square(raw - target), axis=(2, 3, 4))
   factor = output_weight(weight, prediction=prediction, logsnr=logsnr)

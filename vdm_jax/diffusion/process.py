@@ -5,9 +5,14 @@ as in Ho22: t is the noisier one, s the cleaner one, λ_s ≥ λ_t. A level is
 given per example, `[b]`, or per frame, `[b, t]`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+# σ_data of Karras22: their standard deviation of data in [−1, 1].
+DATA_STD = 0.5
 
 Video = Float[Array, 'b t h w c']
 LogSnr = Float[Array, ' b'] | Float[Array, 'b t']
@@ -121,15 +126,62 @@ def v_from_x_eps(*, x: Video, eps: Video, logsnr: LogSnr) -> Video:
   return alpha * eps - sigma * x
 
 
+def x_from_edm(*, z: Video, raw: Video, logsnr: LogSnr) -> Video:
+  """x = c_skip y + c_out F with y = z/α and s = σ/α (Karras22 eq. 7).
+
+  c_skip = σ_d²/(s² + σ_d²) and c_out = s σ_d/√(s² + σ_d²). On the network's own
+  input this is x/σ_d = α' z' + σ' F: v-prediction of x/σ_d with F = −v.
+  """
+  z, logsnr = network_input('edm', z=z, logsnr=logsnr)
+  alpha, sigma = alpha_sigma(over_video(logsnr))
+  return DATA_STD * (alpha * z + sigma * raw)
+
+
+def edm_from_x_eps(*, x: Video, eps: Video, logsnr: LogSnr) -> Video:
+  """F = (x − c_skip y)/c_out, an EDM network's target (Karras22 eq. 8).
+
+  F = σ' x/σ_d − α' ε with α', σ' at the log-SNR of x/σ_d: unit variance.
+  """
+  alpha, sigma = alpha_sigma(over_video(data_logsnr(logsnr)))
+  return sigma * x / DATA_STD - alpha * eps
+
+
+def data_logsnr(logsnr: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  """log(σ_d² α²/σ²): the log-SNR of x/σ_d, which has unit variance."""
+  return logsnr + 2 * math.log(DATA_STD)
+
+
+def network_input(
+  prediction: str, *, z: Video, logsnr: LogSnr
+) -> tuple[Video, LogSnr]:
+  """(z, λ) as the network meets them; (c_in z/α, λ + 2 ln σ_d) for 'edm'.
+
+  c_in = 1/√(s² + σ_d²), s = σ/α (Karras22 eq. 7) makes z' = α' x/σ_d + σ' ε of
+  unit variance for data of variance σ_d². The network's own embedding of the
+  log-SNR takes the place of c_noise (ours).
+
+  Raises:
+    ValueError: the prediction is not one of `PREDICTIONS`.
+  """
+  check_prediction(prediction)
+  if prediction != 'edm':
+    return z, logsnr
+  scaled = data_logsnr(logsnr)
+  log_ratio = 0.5 * (_log_alpha2(scaled) - _log_alpha2(logsnr))
+  return over_video(jnp.exp(log_ratio) / DATA_STD) * z, scaled
+
+
 _X_FROM = {
   'eps': lambda z, raw, logsnr: x_from_eps(z=z, eps=raw, logsnr=logsnr),
   'v': lambda z, raw, logsnr: x_from_v(z=z, v=raw, logsnr=logsnr),
   'x': lambda z, raw, logsnr: raw,
+  'edm': lambda z, raw, logsnr: x_from_edm(z=z, raw=raw, logsnr=logsnr),
 }
 _TARGET = {
   'eps': lambda x, eps, logsnr: eps,
   'v': lambda x, eps, logsnr: v_from_x_eps(x=x, eps=eps, logsnr=logsnr),
   'x': lambda x, eps, logsnr: x,
+  'edm': lambda x, eps, logsnr: edm_from_x_eps(x=x, eps=eps, logsnr=logsnr),
 }
 PREDICTIONS = tuple(_X_FROM)
 
@@ -143,7 +195,9 @@ def check_prediction(prediction: str) -> None:
 
 
 def x_from(prediction: str, *, z: Video, raw: Video, logsnr: LogSnr) -> Video:
-  """x̂ from the output of a network that predicts 'eps', 'v' or 'x'.
+  """x̂ from the output of a network that predicts 'eps', 'v', 'x' or 'edm'.
+
+  `z` and `logsnr` are those of the diffusion, not of `network_input`.
 
   Raises:
     ValueError: the prediction is not one of `PREDICTIONS`.
@@ -153,7 +207,7 @@ def x_from(prediction: str, *, z: Video, raw: Video, logsnr: LogSnr) -> Video:
 
 
 def target(prediction: str, *, x: Video, eps: Video, logsnr: LogSnr) -> Video:
-  """What a network that predicts 'eps', 'v' or 'x' should answer.
+  """What a network that predicts 'eps', 'v', 'x' or 'edm' should answer.
 
   Raises:
     ValueError: the prediction is not one of `PREDICTIONS`.

@@ -5,11 +5,13 @@ with reconstruction guidance. In both the estimate of the other frames is that
 of the unconditional model, E[x^b|z] instead of E[x^b|z, x^a].
 """
 
+import dataclasses
+
 from vdm_jax.diffusion import process
 from vdm_jax.diffusion.denoiser import Denoiser
 from vdm_jax.diffusion.observation import Observation
 from vdm_jax.diffusion.process import LogSnr, Video
-from vdm_jax.diffusion.samplers import Step, fold
+from vdm_jax.diffusion.samplers import Sampler, fold
 
 
 def conditional(denoise: Denoiser, observation: Observation) -> Denoiser:
@@ -33,7 +35,7 @@ def conditional(denoise: Denoiser, observation: Observation) -> Denoiser:
   return denoise_known
 
 
-def marginal(step: Step, observation: Observation) -> Step:
+def marginal(sampler: Sampler, observation: Observation) -> Sampler:
   """z_s^a := α_s x^a + σ_s ε^a after each step: q(z_s^a|x^a) (Ho22 §3.1).
 
   ε^a is drawn anew, from p(ε^a|ε̂^b) with ε̂ = (z_s − α_s x̂)/σ_s: drawn
@@ -51,10 +53,10 @@ def marginal(step: Step, observation: Observation) -> Step:
   _check_known(observation)
   known = list(observation.known)
 
-  def replaced(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
+  def replaced(denoise, *, keys, z, logsnr_s, prior, **how):
     observation.check(z.shape[1:])
-    levels = {'logsnr_t': logsnr_t, 'logsnr_s': logsnr_s}
-    z, x_hat = step(denoise, keys=fold(keys, 0), z=z, prior=prior, **levels)
+    how |= {'logsnr_s': logsnr_s, 'prior': prior}
+    z, x_hat, past = sampler.step(denoise, keys=fold(keys, 0), z=z, **how)
     others = tuple(i for i in range(z.shape[1]) if i not in known)
     eps = prior.sample_given(
       fold(keys, 1),
@@ -63,9 +65,9 @@ def marginal(step: Step, observation: Observation) -> Step:
     )
     x = observation.pin(x_hat)
     renewed = process.diffuse(x=x, eps=eps, logsnr=logsnr_s)
-    return z.at[:, known].set(renewed[:, known]), x
+    return z.at[:, known].set(renewed[:, known]), x, past
 
-  return replaced
+  return dataclasses.replace(sampler, step=replaced)
 
 
 def _check_known(observation: Observation) -> None:

@@ -1,119 +1,198 @@
 """Samplers: a step from level t to level s, and a scan over a grid of levels.
 
-A `Step` is `step(denoise, *, keys, z, logsnr_t, logsnr_s, prior)
--> (z_s, x_hat)`: z `[b, t, h, w, c]` at the level logsnr_t `[b]` goes to the
-cleaner level logsnr_s `[b]`, and x_hat is what the denoiser said on the way.
-`keys` `[b]` belong to this step alone. All noise comes from the prior.
+A `Step` is `step(denoise, *, keys, z, past, row, logsnr_t, logsnr_s, prior)
+-> (z_s, x_hat, past)`: z `[b, t, h, w, c]` at the level logsnr_t `[b]` goes to
+the cleaner level logsnr_s `[b]`, and x_hat is the last that the denoiser said
+on the way. `past` `[m, b, t, h, w, c]` holds what a multistep method remembers,
+newest first, and `row` `[b, k]` the step's coefficients, which the host has
+computed in float64. `keys` `[b]` belong to this step alone. All noise comes
+from the prior.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Float64, Int, Key
 
 from vdm_jax.diffusion import process
 from vdm_jax.diffusion.denoiser import Denoiser
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import Video
 
-Step = Callable[..., tuple[Array, Array]]
+Step = Callable[..., tuple[Array, Array, Array]]
+Levels = Float64[np.ndarray, ' m']
+Rows = Float64[np.ndarray, 'm k']
+
+
+class Grid(NamedTuple):
+  """The levels of a sampling and what its sampler computed of them.
+
+  Attributes:
+    logsnr: `[N + 1]`, increasing; the last one is never computed with.
+    rows: `[N − 1, k]`, the coefficients of the steps but the last.
+  """
+
+  logsnr: Array
+  rows: Array
+
+
+class Latent(NamedTuple):
+  """What is carried from step to step.
+
+  Attributes:
+    z: `[b, t, h, w, c]`.
+    past: `[m, b, t, h, w, c]`, earlier estimates, newest first.
+  """
+
+  z: Array
+  past: Array
+
+
+def _none(starts: Levels, ends: Levels) -> Rows:
+  return np.zeros((len(starts), 0))
+
+
+def _unchanged(starts: Levels) -> Levels:
+  return starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """A way to go from noise to data; hashable, hence static.
+
+  Attributes:
+    step: see the module.
+    coefficients: `(starts, ends) -> rows`: row i is of the step from the
+      log-SNR starts[i] to ends[i], all in float64, on the host. Steps follow
+      each other: starts[i + 1] is ends[i], or noisier after churn.
+    memory: how many earlier estimates the step uses.
+    asked: `starts -> levels`: where the step that starts there first asks the
+      denoiser. With churn it is noisier than the start.
+  """
+
+  step: Step
+  coefficients: Callable[[Levels, Levels], Rows] = _none
+  memory: int = 0
+  asked: Callable[[Levels], Levels] = _unchanged
+
+  def grid(self, logsnrs: Float[Array | np.ndarray, ' n']) -> Grid:
+    """The grid of N + 1 levels; they must be known to the host.
+
+    Raises:
+      ValueError: fewer than two levels, or levels that do not increase.
+    """
+    levels = np.asarray(logsnrs, np.float64)
+    if len(levels) < 2:
+      raise ValueError(f'a sampler needs two levels or more, not {len(levels)}')
+    if not np.all(np.diff(levels) > 0):
+      raise ValueError('the log-SNR of the levels of a sampler must increase')
+    rows = self.coefficients(levels[:-2], levels[1:-1])
+    return Grid(jnp.asarray(logsnrs), jnp.asarray(rows))
 
 
 def sample(
   denoise: Denoiser,
-  step: Step,
+  sampler: Sampler,
   *,
   keys: Key[Array, ' b'],
   shape: tuple[int, int, int, int],
   logsnrs: Float[Array | np.ndarray, ' n'],
   prior: NoisePrior,
 ) -> Video:
-  """z_1 ~ N(0, Σ), then `step` along the levels; the last step returns x̂.
+  """z_1 ~ N(0, Σ), then steps along the levels; the last step returns x̂.
 
-  The first latent is ε itself (Ho22 above eq. 4): at λ_min = −20, α is 5e-5
-  and σ is 1. Noise at the last step would stay visible when γ > 0, so the
-  answer is x̂ at the last level but one.
+  Noise at the last step would stay visible when γ > 0, so the answer is x̂ at
+  the last level but one.
 
   Example i depends on `keys[i]` alone: its noise has the same bits for any
   batch size and mesh. The sample follows it to the bit for any batch size, if
   the denoiser's own arithmetic does, and to rounding on a mesh, for which the
   compiler makes another program. N + 1 levels
-  cost N calls of the denoiser (2 N − 1 with a corrector).
+  cost N calls of the denoiser (2 N − 1 with Heun's method or a corrector).
 
   Args:
     denoise: the denoiser, with guidance and clipping inside.
-    step: `ancestral(…)`, `ddim()`, `predictor_corrector(…)`, …
+    sampler: `ancestral(…)`, `ddim()`, `predictor_corrector(…)`, …
     keys: one per example.
     shape: (t, h, w, c) of one example.
     logsnrs: the levels, increasing, N + 1 of them (`schedules.logsnr_grid`).
     prior: the prior that the denoiser was trained with.
 
   Raises:
-    ValueError: fewer than two levels.
+    ValueError: fewer than two levels, or levels that do not increase.
   """
-  if len(logsnrs) < 2:
-    raise ValueError(f'a sampler needs two levels or more, not {len(logsnrs)}')
-  levels = jnp.asarray(logsnrs)
-  z = first_latent(keys=keys, shape=shape, prior=prior)
-  z = advance(
+  grid = sampler.grid(logsnrs)
+  latent = advance(
     denoise,
-    step,
-    z=z,
+    sampler,
+    latent=begin(sampler, keys=keys, shape=shape, prior=prior),
     keys=keys,
-    logsnrs=levels,
+    grid=grid,
     prior=prior,
     begin=0,
-    end=levels.size - 2,
+    end=grid.logsnr.size - 2,
   )
-  return denoise(z, _per_example(levels[-2], keys))
+  return denoise(latent.z, per_example(grid.logsnr[-2], keys.size))
 
 
-def first_latent(
+def begin(
+  sampler: Sampler,
   *,
   keys: Key[Array, ' b'],
   shape: tuple[int, int, int, int],
   prior: NoisePrior,
-) -> Video:
-  """z_1 ~ N(0, Σ); stream 0 of each key."""
-  return prior.sample(fold(keys, 0), shape)
+) -> Latent:
+  """z_1 ~ N(0, Σ) and an empty past; stream 0 of each key.
+
+  The first latent is ε itself (Ho22 above eq. 4): at λ_min = −20, α is 5e-5
+  and σ is 1; at σ/α = 80 they are 0.0125 and 0.9999.
+  """
+  z = prior.sample(fold(keys, 0), shape)
+  return Latent(z, jnp.zeros((sampler.memory, *z.shape), z.dtype))
 
 
 def advance(
   denoise: Denoiser,
-  step: Step,
+  sampler: Sampler,
   *,
-  z: Video,
+  latent: Latent,
   keys: Key[Array, ' b'],
-  logsnrs: Float[Array, ' n'],
+  grid: Grid,
   prior: NoisePrior,
   begin: int | Int[Array, ''],
   end: int | Int[Array, ''],
-) -> Video:
-  """Takes z from the level `begin` to the level `end`, step by step.
+) -> Latent:
+  """Takes the latent from the level `begin` to the level `end`, step by step.
 
   Several calls give what one call over the whole range gives, so a caller may
   stop in between to report or to save. The range may be traced: one compiled
   program serves all parts. With a static range the loop is a scan. For N + 1
   levels, 0 ≤ begin ≤ end ≤ N − 1: the last step belongs to `sample`.
   """
+  if not len(grid.rows):
+    return latent
 
-  def body(i, z: Video) -> Video:
-    z_s, _ = step(
+  def body(i, latent: Latent) -> Latent:
+    z, _, past = sampler.step(
       denoise,
       keys=fold(keys, i + 1),
-      z=z,
-      logsnr_t=_per_example(logsnrs[i], keys),
-      logsnr_s=_per_example(logsnrs[i + 1], keys),
+      z=latent.z,
+      past=latent.past,
+      row=per_example(grid.rows[i], keys.size),
+      logsnr_t=per_example(grid.logsnr[i], keys.size),
+      logsnr_s=per_example(grid.logsnr[i + 1], keys.size),
       prior=prior,
     )
-    return z_s
+    return Latent(z, past)
 
-  return jax.lax.fori_loop(begin, end, body, z)
+  return jax.lax.fori_loop(begin, end, body, latent)
 
 
-def ancestral(gamma: float) -> Step:
+def ancestral(gamma: float) -> Sampler:
   """z_s = μ̃(z_t, x̂) + √((σ̃²)^{1−γ} (σ_{t|s}²)^γ) ε (Ho22 eq. 4).
 
   Raises:
@@ -122,35 +201,37 @@ def ancestral(gamma: float) -> Step:
   if not 0 <= gamma <= 1:
     raise ValueError(f'gamma {gamma} is not in [0, 1]')
 
-  def step(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
+  def step(denoise, *, keys, z, past, row, logsnr_t, logsnr_s, prior):
+    del row
     x_hat = denoise(z, logsnr_t)
     mean, std = process.posterior(
       x=x_hat, z_t=z, logsnr_s=logsnr_s, logsnr_t=logsnr_t, gamma=gamma
     )
-    return mean + std * prior.sample(keys, z.shape[1:]), x_hat
+    return mean + std * prior.sample(keys, z.shape[1:]), x_hat, past
 
-  return step
+  return Sampler(step)
 
 
-def ddim() -> Step:
+def ddim() -> Sampler:
   """z_s = α_s x̂ + σ_s ε̂, the probability flow to first order (Song20 eq. 12).
 
   Written as z_s = (σ_s/σ_t) z_t + α_s (1 − e^{(λt−λs)/2}) x̂, which nowhere
   divides a difference by a small σ. Draws no noise.
   """
 
-  def step(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
-    del keys, prior
+  def step(denoise, *, keys, z, past, row, logsnr_t, logsnr_s, prior):
+    del keys, prior, row
     x_hat = denoise(z, logsnr_t)
     half = process.over_video(logsnr_t - logsnr_s) / 2
     _, sigma_t = process.alpha_sigma(process.over_video(logsnr_t))
     alpha_s, sigma_s = process.alpha_sigma(process.over_video(logsnr_s))
-    return sigma_s / sigma_t * z - alpha_s * jnp.expm1(half) * x_hat, x_hat
+    z_s = sigma_s / sigma_t * z - alpha_s * jnp.expm1(half) * x_hat
+    return z_s, x_hat, past
 
-  return step
+  return Sampler(step)
 
 
-def predictor_corrector(predictor: Step, delta: float = 0.1) -> Step:
+def predictor_corrector(predictor: Sampler, delta: float = 0.1) -> Sampler:
   """Follows every step of `predictor` by one Langevin step (Ho22 eq. 5).
 
   The corrector acts at the level s that the predictor arrives at. `sample`
@@ -162,17 +243,14 @@ def predictor_corrector(predictor: Step, delta: float = 0.1) -> Step:
   if not 0 < delta < 4:
     raise ValueError(f'delta {delta} is not in (0, 4)')
 
-  def step(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
-    levels = {'logsnr_t': logsnr_t, 'logsnr_s': logsnr_s}
-    z, x_hat = predictor(
-      denoise, keys=fold(keys, 0), z=z, prior=prior, **levels
-    )
+  def step(denoise, *, keys, z, logsnr_s, prior, **how):
+    how |= {'logsnr_s': logsnr_s, 'prior': prior}
+    z, x_hat, past = predictor.step(denoise, keys=fold(keys, 0), z=z, **how)
     noise = prior.sample(fold(keys, 1), z.shape[1:])
-    return langevin(
-      denoise, z=z, eps=noise, logsnr=logsnr_s, delta=delta
-    ), x_hat
+    z = langevin(denoise, z=z, eps=noise, logsnr=logsnr_s, delta=delta)
+    return z, x_hat, past
 
-  return step
+  return dataclasses.replace(predictor, step=step)
 
 
 def langevin(
@@ -194,12 +272,15 @@ def langevin(
   return z - 0.5 * delta * drift + np.sqrt(delta) * sigma * eps
 
 
-def _per_example(
-  logsnr: Float[Array, ''], keys: Key[Array, ' b']
-) -> Float[Array, ' b']:
+def per_example(
+  values: Float[Array, '...'], examples: int
+) -> Float[Array, 'b ...']:
+  """Numbers of a step, repeated for every example."""
   # Without the barrier the coefficients of a level are fused into scalar or
   # vector code as the batch size has it, which moves samples by a rounding.
-  return jax.lax.optimization_barrier(jnp.broadcast_to(logsnr, keys.shape))
+  return jax.lax.optimization_barrier(
+    jnp.broadcast_to(values, (examples, *values.shape))
+  )
 
 
 def fold(

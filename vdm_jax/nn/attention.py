@@ -1,4 +1,4 @@
-"""Attention over space within a frame, and over time within a pixel."""
+"""Attention over space in a frame, over its text, over time in a pixel."""
 
 import functools
 
@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vdm_jax.nn.blocks import GroupNorm, Video
+from vdm_jax.nn.embeddings import expand_slots
+
+# Tokens of s slots, and which of them count.
+Tokens = tuple[Float[Array, 'b s l e'], Bool[Array, 'b s l']]
 
 IMAGE_MODES = ('self_attend', 'bypass')
 
@@ -36,6 +40,50 @@ class SpatialAttention(nn.Module):
     )
     y = output_projection(c, self.dtype)(y)
     return x + rearrange(y, '(b t) (h w) c -> b t h w c', b=b, t=t, h=h, w=w)
+
+
+class CrossAttention(nn.Module):
+  """x + W_o attention of the pixels to the tokens; W_o starts at zero.
+
+  Each frame asks the text of its own slot. A frame without tokens stays x, to
+  the bit. Frames are a batch axis here as everywhere: the tokens are few, and
+  a frame is worked out alike in a video and alone.
+  """
+
+  head_dim: int  # channels of a head; must divide the width
+  groups: int  # of the norm
+  image_frames: int = 0  # frames at the end that are images of their own
+  implementation: str | None = None  # of jax.nn.dot_product_attention
+  dtype: DTypeLike = jnp.float32  # of the computation
+
+  @nn.compact
+  def __call__(self, x: Video, text: Tokens) -> Video:
+    """Maps x `[b, t, h, w, c]` by the tokens of one slot, or of each slot."""
+    b, t, h, w, c = x.shape
+    tokens, mask = text
+    project = functools.partial(nn.DenseGeneral, dtype=self.dtype)
+    heads = (c // self.head_dim, self.head_dim)
+
+    def each_frame(rows):
+      slots = {'frames': t, 'image_frames': self.image_frames, 'name': 'text'}
+      rows = expand_slots(rows, **slots)
+      return jnp.broadcast_to(rows, (b, t, *rows.shape[2:]))
+
+    kv = each_frame(project((2, *heads), name='kv')(tokens))
+    kv = rearrange(kv, 'b t l two n d -> two (b t) l n d')
+    mask = each_frame(mask)
+    y = GroupNorm(self.groups, dtype=self.dtype, name='norm')(x)
+    y = rearrange(y, 'b t h w c -> (b t) (h w) c')
+    y = jax.nn.dot_product_attention(
+      project(heads, name='q')(y),
+      kv[0],
+      kv[1],
+      mask=rearrange(mask, 'b t l -> (b t) 1 1 l'),
+      implementation=self.implementation,
+    )
+    y = output_projection(c, self.dtype)(y)
+    y = rearrange(y, '(b t) (h w) c -> b t h w c', b=b, t=t, h=h, w=w)
+    return jnp.where(mask.any(-1)[:, :, None, None, None], x + y, x)
 
 
 class TemporalAttention(nn.Module):

@@ -1,7 +1,8 @@
 """Convolutions, norms, residual blocks and resampling, frame by frame.
 
-Frames are a batch axis everywhere in this file: `[b, t, h, w, c]` runs as 2-D
-operations over b·t images, which is what a 1×3×3 convolution means (Ho22 §3).
+Frames are a batch axis in this file: `[b, t, h, w, c]` runs as 2-D operations
+over b·t images, which is what a 1×3×3 convolution means (Ho22 §3). Only
+`TemporalConvolution`, an option, mixes the frames of a video.
 """
 
 import functools
@@ -9,6 +10,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -97,11 +99,46 @@ def downsample_mean(x: Video) -> Float[Array, 'b t h//2 w//2 c']:
 RESAMPLE = {None: lambda x: x, 'up': upsample_nearest, 'down': downsample_mean}
 
 
+class TemporalConvolution(nn.Module):
+  """y + W y over three frames of each pixel; W starts at zero.
+
+  The temporal half of Make-A-Video's pseudo-3D convolution: 3×1×1, zeros
+  beyond the first and the last frame, the identity at initialisation; as a
+  residual it is so to the bit, and decay pulls it there. Images pass by it,
+  and so does a video of one frame.
+  """
+
+  image_frames: int = 0  # frames at the end that are images of their own
+  dtype: DTypeLike = jnp.float32  # of the computation
+
+  @nn.compact
+  def __call__(self, y: Video) -> Video:
+    """Maps `[b, t, h, w, c]` to its shape, each pixel by itself."""
+    c, zeros = y.shape[-1], nn.initializers.zeros
+    kernel = self.param('kernel', zeros, (3, c, c))
+    bias = self.param('bias', zeros, (c,))
+    frames = y.shape[1] - self.image_frames
+    if frames < 2:
+      return y
+    video = y[:, :frames]
+    change = jax.lax.conv_general_dilated(
+      rearrange(video, 'b t h w c -> b t (h w) c'),
+      kernel[:, None].astype(self.dtype),
+      window_strides=(1, 1),
+      padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    change = change + bias.astype(self.dtype)[None, None, None]
+    video = video + change.reshape(video.shape)
+    return jnp.concatenate([video, y[:, frames:]], axis=1)
+
+
 class ResBlock(nn.Module):
   """The residual block of DDPM++ and ADM, conditioned by scale and shift.
 
   GN, swish, [resample], 3×3; GN·(1 + scale) + shift, swish, dropout, 3×3
   initialised to zero; plus x, through a 1×1 convolution if the width changes.
+  As an option, a temporal convolution follows each 3×3.
   """
 
   features: int  # channels of the result
@@ -109,6 +146,8 @@ class ResBlock(nn.Module):
   dropout: float = 0.0  # rate before the last convolution
   train: bool = False  # whether dropout runs
   resample: str | None = None  # 'up', 'down' or None
+  temporal_convolution: bool = False  # after each 3×3 convolution
+  image_frames: int = 0  # frames at the end that are images of their own
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -120,6 +159,7 @@ class ResBlock(nn.Module):
     )
     y = resample(norm(name='norm_0')(x))
     y = conv3x3(self.features, dtype=self.dtype, name='conv_0')(y)
+    y = self._over_time(y, 'temporal_0')
     affine = nn.Dense(2 * self.features, dtype=self.dtype, name='emb')
     affine = affine(jax.nn.swish(emb)).astype(jnp.float32)
     scale, shift = jnp.split(affine, 2, axis=-1)
@@ -131,10 +171,17 @@ class ResBlock(nn.Module):
       kernel_init=nn.initializers.zeros,
       name='conv_1',
     )(y)
+    y = self._over_time(y, 'temporal_1')
     x = resample(x)
     if x.shape[-1] != self.features:
       x = conv1x1(self.features, dtype=self.dtype, name='shortcut')(x)
     return x + y
+
+  def _over_time(self, y, name):
+    if not self.temporal_convolution:
+      return y
+    convolve = TemporalConvolution(self.image_frames, self.dtype, name=name)
+    return convolve(y)
 
 
 class Resample(nn.Module):
@@ -149,6 +196,8 @@ class Resample(nn.Module):
   groups: int  # of the residual block's norms
   dropout: float = 0.0  # rate in the residual block
   train: bool = False  # whether dropout runs
+  temporal_convolution: bool = False  # in the residual block
+  image_frames: int = 0  # frames at the end that are images of their own
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -161,6 +210,8 @@ class Resample(nn.Module):
         dropout=self.dropout,
         train=self.train,
         resample=self.direction,
+        temporal_convolution=self.temporal_convolution,
+        image_frames=self.image_frames,
         dtype=self.dtype,
         name='res',
       )(x, emb)

@@ -9,7 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vdm_jax.errors import ConfigError
 
@@ -100,13 +100,7 @@ class AttentionPooling(nn.Module):
       `[b, s, dim]` float32.
     """
     init = nn.initializers.normal(1.0)  # ours
-    if self.vocabulary:
-      mask = text != 0 if mask is None else mask & (text != 0)
-      shape = (self.vocabulary + 1, self.dim)
-      table = self.param('embedding', init, shape)
-      tokens = _take(table, jnp.where(mask, text, 0))
-    else:
-      tokens = jnp.where(mask[..., None], text.astype(jnp.float32), 0.0)
+    tokens, mask = _tokens(self, text, mask)
     width = min(64, self.dim)
     heads = (max(1, self.dim // 64), width)
     tokens = nn.LayerNorm(name='norm')(tokens)
@@ -123,6 +117,43 @@ class AttentionPooling(nn.Module):
     return jnp.where(mask.any(-1)[..., None], c, 0.0)
 
 
+class TextTokens(nn.Module):
+  """W LayerNorm(x): the tokens of one encoder, for cross-attention.
+
+  Tokens of any encoder, or word ids by a table, come out with the same number
+  of channels, so that those of several can stand in one row. It all runs in
+  float32.
+  """
+
+  dim: int  # channels of the result
+  vocabulary: int = 0  # word ids 1 … vocabulary; 0 = tokens are embeddings
+
+  @nn.compact
+  def __call__(
+    self,
+    text: Int[Array, 'b s l'] | Float[Array, 'b s l d'],
+    mask: Bool[Array, 'b s l'] | None = None,
+  ) -> tuple[Float[Array, 'b s l e'], Bool[Array, 'b s l']]:
+    """The tokens, and which of them count; text and mask as for pooling."""
+    tokens, mask = _tokens(self, text, mask)
+    tokens = nn.LayerNorm(name='norm')(tokens)
+    return nn.Dense(self.dim, name='out')(tokens), mask
+
+
+def _tokens(module, text, mask):
+  """Vectors of the tokens, and their mask: from a table, or as they are.
+
+  Called within the module, whose parameter `embedding` the table is.
+  """
+  if not module.vocabulary:
+    return jnp.where(mask[..., None], text.astype(jnp.float32), 0.0), mask
+  mask = text != 0 if mask is None else mask & (text != 0)
+  init = nn.initializers.normal(1.0)  # ours
+  shape = (module.vocabulary + 1, module.dim)
+  table = module.param('embedding', init, shape)
+  return _take(table, jnp.where(mask, text, 0)), mask
+
+
 def null_text(batch: int, text_dim: int) -> tuple[Array, Bool[Array, 'b s l']]:
   """Text and mask of one slot without tokens: word ids, or embeddings."""
   shape = (batch, 1, 1)
@@ -131,7 +162,11 @@ def null_text(batch: int, text_dim: int) -> tuple[Array, Bool[Array, 'b s l']]:
 
 
 def check_text(
-  text: Array | None, mask: Array | None, vocabulary: int, text_dim: int
+  text: Array | None,
+  mask: Array | None,
+  vocabulary: int,
+  text_dim: int,
+  name: str = 'text',
 ) -> None:
   """Raises ConfigError for text that is not of the form of the network's.
 
@@ -140,10 +175,13 @@ def check_text(
     mask: its mask, or None.
     vocabulary: number of words; 0 for a network of embeddings.
     text_dim: channels of embeddings; 0 for a network of words.
+    name: what the text is called.
   """
   if text is None:
     if mask is not None:
-      raise ConfigError('text_mask without text; give both, or leave out both')
+      raise ConfigError(
+        f'{name}_mask without {name}; give both, or leave out both'
+      )
     return
   kind, form, dims = jnp.floating, f'embeddings [b, s, l, {text_dim}]', 4
   if vocabulary:
@@ -151,16 +189,16 @@ def check_text(
   fits = text.ndim == dims and jnp.issubdtype(text.dtype, kind)
   if not fits or (text_dim and text.shape[3] != text_dim):
     raise ConfigError(
-      'text of another form than the network was made for'
+      f'{name} of another form than the network was made for'
       f' ({text.dtype} {text.shape}); give {form}'
     )
   if mask is None and text_dim:
     raise ConfigError(
-      'text_mask is missing (None); give it, embeddings do not show padding'
+      f'{name}_mask is missing (None); give it, embeddings do not show padding'
     )
   if mask is not None and mask.shape != text.shape[:3]:
     raise ConfigError(
-      f'text_mask does not fit the text {text.shape} (got {mask.shape}); give'
+      f'{name}_mask does not fit {name} {text.shape} (got {mask.shape}); give'
       f' {text.shape[:3]}'
     )
 
@@ -173,8 +211,8 @@ def _take(table, index):
 
 
 def expand_slots(
-  rows: Float[Array, 'b s d'], *, frames: int, image_frames: int, name: str
-) -> Float[Array, 'b _ d']:
+  rows: Shaped[Array, 'b s *d'], *, frames: int, image_frames: int, name: str
+) -> Shaped[Array, 'b _ *d']:
   """A row for each frame from a row for each slot.
 
   Args:
@@ -184,13 +222,13 @@ def expand_slots(
     name: what the rows are, for the message.
 
   Returns:
-    `[b, 1, d]` for one slot, otherwise `[b, frames, d]`: slot 0 for each frame
+    `[b, 1, …]` for one slot, otherwise `[b, frames, …]`: slot 0 for each frame
     of the video, slot k for image k.
 
   Raises:
     ConfigError: for any other number of slots.
   """
-  b, s, d = rows.shape
+  b, s, *rest = rows.shape
   if s == 1:
     return rows
   if s != 1 + image_frames:
@@ -199,7 +237,7 @@ def expand_slots(
       f'{name} must have a slot for the video and for each of {image_frames}'
       f' images (got {s}); use {legal}'
     )
-  video = jnp.broadcast_to(rows[:, :1], (b, frames - image_frames, d))
+  video = jnp.broadcast_to(rows[:, :1], (b, frames - image_frames, *rest))
   return jnp.concatenate([video, rows[:, 1:]], axis=1)
 
 

@@ -123,13 +123,32 @@ class TextEncoder:
 
   def check_length(self, max_length: int):
     """Raises ConfigError unless the network takes texts of so many tokens."""
-    most = getattr(self.module, 'positions', math.inf)
-    if not 2 <= max_length <= most:
-      raise ConfigError(
-        f'the text encoder cannot take texts of {max_length} tokens; set '
-        'config.text.max_length to 2 or more'
-        + (f', up to {most}' if most < math.inf else '')
-      )
+    _check_length(self.module, max_length)
+
+
+def check(folder: str | os.PathLike, max_length: int):
+  """Finds early, without its weights, what an encoder will not do.
+
+  Args:
+    folder: of the encoder; see `load`.
+    max_length: tokens.
+
+  Raises:
+    WeightsError: the folder describes no encoder that there is.
+    ConfigError: the network cannot take so many tokens.
+  """
+  module, _ = kinds.build(Path(folder).expanduser())
+  _check_length(module, max_length)
+
+
+def _check_length(module: nn.Module, max_length: int):
+  most = getattr(module, 'positions', math.inf)
+  if not 2 <= max_length <= most:
+    raise ConfigError(
+      f'the text encoder cannot take texts of {max_length} tokens; set '
+      'config.text.max_length to 2 or more'
+      + (f', up to {most}' if most < math.inf else '')
+    )
 
 
 def load(
@@ -139,6 +158,7 @@ def load(
   mesh: jax.sharding.Mesh | None = None,
   batch_size: int = 32,
   sha256: str | None = None,
+  setting: str = 'config.text.encoder',
 ) -> TextEncoder:
   """A text encoder from a local folder; nothing is fetched.
 
@@ -155,6 +175,7 @@ def load(
       more as fill its devices.
     sha256: the hash of the encoder that a model was trained with, or the
       beginning of it; another one is refused.
+    setting: where the folder was named, for messages.
 
   Raises:
     WeightsError: something is missing, damaged, unknown or does not fit.
@@ -169,7 +190,7 @@ def load(
     raise WeightsError(
       'the text encoder is another than the one that the model was trained '
       f'with ({folder}: SHA-256 {digest}, not {sha256}); name that one with '
-      '--config.text.encoder'
+      f'--{setting}'
     )
   token = jnp.zeros((1, 2), jnp.int32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), token, token > 0)

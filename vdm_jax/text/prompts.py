@@ -10,9 +10,11 @@ from jaxtyping import Bool
 from vdm_jax import runtime
 from vdm_jax.errors import ConfigError, DataError
 from vdm_jax.text import cache as cache_lib
-from vdm_jax.text import captions
+from vdm_jax.text import captions, class_prompts
 from vdm_jax.text import encoder as encoder_lib
 from vdm_jax.text.words import Words
+
+NAMED = {'ucf101': class_prompts.prompts}
 
 
 def read(prompt: str, path: str | os.PathLike) -> list[str]:
@@ -20,7 +22,8 @@ def read(prompt: str, path: str | os.PathLike) -> list[str]:
 
   Args:
     prompt: a text, or ''.
-    path: a file of texts as `captions.read` takes it, or ''.
+    path: a file of texts as `captions.read` takes it, or a name of NAMED
+      (a file or folder of that name is './' and the name), or ''.
 
   Returns:
     The one, or those of the file in its order; none if neither is given.
@@ -34,6 +37,8 @@ def read(prompt: str, path: str | os.PathLike) -> list[str]:
       f'both config.sample.prompt ({prompt[:60]!r}) and config.sample.prompts '
       f'({path}) are given; leave one out'
     )
+  if path in NAMED:
+    return list(NAMED[path]())
   if path:
     return [caption.text for caption in captions.read(path)]
   if not prompt:
@@ -61,6 +66,7 @@ def encode(
   encoder_hash: str = '',
   cache: str | os.PathLike = '',
   encoder: str | os.PathLike = '',
+  ending: str = '',
   mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[np.ndarray, Bool[np.ndarray, 'n l']]:
   """Texts as the network takes them.
@@ -77,6 +83,7 @@ def encode(
       '' takes any.
     cache: embeddings: the folder of a cache, or ''.
     encoder: embeddings: the folder of the encoder, or ''.
+    ending: of the settings' names in messages; '2' for a second encoder.
     mesh: over which the encoder is split; None for one device.
 
   Returns:
@@ -99,21 +106,23 @@ def encode(
     found = _rows([text for text in texts if text in known], known.lookup)
   missing = list(dict.fromkeys(text for text in texts if text not in found))
   if missing and not encoder:
-    raise _no_embedding(missing[0], cache)
+    raise _no_embedding(missing[0], cache, ending)
   if missing:
     coder = encoder_lib.load(
       encoder,
       # Of embeddings on many hosts, each would see a part.
       mesh=mesh if jax.process_count() == 1 else None,
       sha256=encoder_hash or (known.encoder if known is not None else None),
+      setting=f'config.text.encoder{ending}',
     )
     found |= _rows(missing, lambda texts: coder.encode(texts, max_length))
-  for text in dict.fromkeys(texts):
-    if found[text][1].all():
-      runtime.warn(
-        f'the prompt {text[:60]!r} takes all {max_length} tokens, and may have '
-        'been cut'
-      )
+  cut = [text for text in dict.fromkeys(texts) if found[text][1].all()]
+  if cut:
+    runtime.warn(
+      f'{len(cut)} prompts take all {max_length} tokens of '
+      f'config.text.encoder{ending} and may have been cut, such as '
+      f'{cut[0][:60]!r}'
+    )
   embeddings, mask = zip(*(found[text] for text in texts), strict=True)
   return np.stack(embeddings), np.stack(mask)
 
@@ -138,13 +147,13 @@ def _open(
     return None
 
 
-def _no_embedding(text: str, cache) -> ConfigError:
+def _no_embedding(text: str, cache, ending: str) -> ConfigError:
   where = (
-    f'is not in {cache} (config.text.cache)'
+    f'is not in {cache} (config.text.cache{ending})'
     if cache
-    else 'needs an encoder, and config.text.cache is empty'
+    else f'needs an encoder, and config.text.cache{ending} is empty'
   )
   return ConfigError(
     f'the prompt {text[:60]!r} {where}; name the encoder that the model was '
-    'trained with: --config.text.encoder=FOLDER'
+    f'trained with: --config.text.encoder{ending}=FOLDER'
   )
