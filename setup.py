@@ -17,6 +17,8 @@ TFDS = [
   'imageio-ffmpeg',  # the ffmpeg that TFDS calls to read videos
 ]
 
+PLOTS = ['matplotlib>=3.9', 'scikit-learn>=1.5']
+
 TEXT = ['safetensors>=0.5', 'transformers>=5.10']
 
 setuptools.setup(
@@ -51,9 +53,12 @@ setuptools.setup(
     # The reference that the text encoders are tested against. Install
     # torch==2.13.0 (CPU) first where no GPU build is wanted.
     'torch': ['torch>=2.6', *TEXT],
+    # Figures of tables, pictures of the analysis.
+    'plots': PLOTS,
     'tensorboard': [*TENSORFLOW, 'tensorboard'],
     'test': [
       *TFDS,
+      *PLOTS,
       'tensorboard',
       'beartype>=0.22',
       'pytest>=8',

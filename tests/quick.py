@@ -30,12 +30,14 @@ class Call:
     told: the conditions.
     known: uint8 frames `[b, h, w, 3]` by their position in the window.
     seen: the same of frames that are known coarsely.
+    low: the videos that are refined, if the model refines.
   """
 
   size: int
   told: dict
   known: dict
   seen: dict
+  low: np.ndarray | None = None
 
 
 class Windows:
@@ -56,11 +58,13 @@ class Windows:
   def video(self, rng, shape):
     return rng.integers(0, 256, shape, np.uint8)
 
-  def draw(self, shape, *, keys, told, steps, observation=None, tick=None):
+  def draw(
+    self, shape, *, keys, told, steps, observation=None, low=None, tick=None
+  ):
     del steps, tick
     if len(self.calls) == self.most:
       raise KeyboardInterrupt
-    call = Call(shape[1], dict(told), {}, {})
+    call = Call(shape[1], dict(told), {}, {}, low)
     self.calls.append(call)
     videos = np.stack(
       [

@@ -11,13 +11,25 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import quick, tiny
 from vdm_jax import errors, reproduce, train
 from vdm_jax.data import seams, shapes
+from vdm_jax.media import plots
+from vdm_jax.tables import TABLES
 
 ONE = jax.devices()[:1]
+IMAGES = {
+  'reproduce.image_steps': 2,
+  'reproduce.image_batch': 4,
+  'reproduce.training_seeds': (0, 5),
+  'reproduce.seeds': (0,),
+  'model.labels': True,
+}
 OF_TABLE = {
+  'pyoco_table5': IMAGES,
+  'pyoco_fig8': IMAGES,
   'vdm_table4': {'model.labels': True},
   'vdm_table5': {'text.kind': 'words', 'text.max_length': 8},
   'vdm_table6': {'sample.frames': 14, 'sample.overlap': 2},
@@ -38,6 +50,53 @@ def config(table, **changes):
   changes = {k.replace('__', '.'): v for k, v in changes.items()}
   c.update_from_flattened_dict(OF_TABLE.get(table, {}) | changes)
   return c.lock()
+
+
+def test_videos_start_from_the_images_of_their_seed(tmp_path, made, capsys):
+  """Ge23 Table 5: one model of images a seed, from which three rows start."""
+  reproduce.run(config('pyoco_table5'), tmp_path, ONE)
+  assert len(made.trained) == 2 * (1 + 4) == len(set(made.trained))
+  assert sum('images' in name for name in made.trained) == 2
+  assert len(made.calls) == 2 * 4
+  of = {
+    folder.name: json.loads((folder / 'config.json').read_text())
+    for folder in (tmp_path / 'models').iterdir()
+  }
+  for name, saved in of.items():
+    start = saved['init']['workdir'].rpartition('/')[-1]
+    if 'tuned' not in name:
+      assert not start
+      continue
+    images = of[start]
+    assert images['seed'] == saved['seed'] in (0, 5)
+    assert images['data']['frames'] == 1 < saved['data']['frames']
+    assert images['diffusion']['prior'] == 'independent'
+  priors = [saved['diffusion']['prior'] for saved in of.values()]
+  assert priors.count('mixed') == priors.count('progressive') == 2
+  _, cells = table(capsys.readouterr().out)
+  assert list(cells) == ['real clips', *TABLES['pyoco_table5'].rows]
+  raw = json.loads((tmp_path / 'table.json').read_text())
+  assert all(len(raw['rows'][row]) == 2 for row in cells if row != 'real clips')
+
+
+def test_a_figure_has_a_point_for_each_row():
+  for name in ('pyoco_fig7', 'pyoco_fig8'):
+    found = TABLES[name]
+    assert set(found.figure.points) <= set(found.rows)
+    assert set(found.scratch) <= set(found.rows)
+    places = list(found.figure.points.values())
+    assert len(set(places)) == len(places)
+
+
+def test_a_figure_is_drawn(tmp_path):
+  rows = {'a 1': [1.0, 2], 'a 2': [3.0, 4], 'level': [2.0, 2], 'none': []}
+  columns = {'x [%]': {k: np.array(v) for k, v in rows.items()}}
+  points = {'a 1': ('a', 1.0), 'a 2': ('a', 2.0), 'none': ('b', 1.0)}
+  drawn = plots.draw(
+    tmp_path / 'f.png', columns, points, title='t', label='x', logarithmic=True
+  )
+  with Image.open(drawn) as picture:
+    assert min(picture.size) > 200 and len(picture.getcolors(1 << 20)) > 3
 
 
 class Made(quick.Windows):
@@ -67,14 +126,12 @@ def made(monkeypatch):
 
 
 def table(text):
-  """The lines of a printed table: its headings, and cells by row."""
-  lines = text.splitlines()
-  (top,) = (i for i, line in enumerate(lines) if '[%]' in line)
-  (end,) = (i for i, line in enumerate(lines) if line.startswith('rows within'))
-  cut = [m.start() for m in re.finditer(r'\S+ \[', lines[top])]
-  bounds = list(zip([0, *cut], [*cut, None], strict=True))
-  rows = [[line[a:b] for a, b in bounds] for line in lines[top:end]]
-  return rows[0][1:], {row[0].strip(): row[1:] for row in rows[1:]}
+  """The cells of a printed table: its headings, and those of each row."""
+  lines = [line for line in text.splitlines() if line.startswith('| ')]
+  rows = [re.split(r'(?<!\\)\|', line)[1:-1] for line in lines]
+  rows = [[c.strip().replace(r'\|', '|') for c in row] for row in rows]
+  assert all(set(c) == {'-'} for c in rows.pop(1))
+  return rows[0][1:], {row[0]: row[1:] for row in rows[1:]}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +148,7 @@ def test_a_table_is_made_once(tmp_path, made, capsys, name, models):
   assert made.trained == models
   assert {p.name for p in (tmp_path / 'models').iterdir()} == set(models)
   headings, cells = table(first)
-  rows = list(reproduce.TABLES[name].rows)
+  rows = list(TABLES[name].rows)
   assert list(cells) == ['real clips', *rows]
   assert len(made.calls) == 3 * 2 * (3 if name == 'vdm_table6' else 1)
 
@@ -99,7 +156,7 @@ def test_a_table_is_made_once(tmp_path, made, capsys, name, models):
   assert raw['seeds'] == [0, 7] and list(raw['rows']) == list(cells)
   for row in rows:
     assert len(raw['rows'][row]) == 2
-  check_cells(reproduce.TABLES[name].columns, headings, cells, raw['rows'])
+  check_cells(TABLES[name].columns, headings, cells, raw['rows'])
 
   calls = len(made.calls)
   reproduce.run(config(name), tmp_path, ONE)
@@ -169,6 +226,11 @@ BAD = {
   'nothing to guide': ('vdm_table5', {'text.kind': 'none'}, 'guidance_scale'),
   'no seams': ('vdm_table6', {'sample.frames': 0}, 'no seams'),
   'few frames': ('vdm_table6', {'data.frames': 3}, '4 frames'),
+  'a training twice': (
+    'pyoco_table5',
+    {'reproduce.training_seeds': (3, 3)},
+    'training_seeds',
+  ),
   'whole overlap': ('vdm_table6', {'sample.overlap': 6}, 'overlap'),
 }
 

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import pathlib
 import re
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,60 +26,12 @@ from vdm_jax import (
 )
 from vdm_jax import config as config_lib
 from vdm_jax.data import seams
-from vdm_jax.media import gallery, writing
+from vdm_jax.media import gallery, plots, writing
+from vdm_jax.tables import TABLES, Overrides, Table
 
-Overrides = dict[str, Any]
 Scores = dict[str, float]
 REAL = 'real clips'
 SHOWN = 8  # videos of each row on the page
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """What a table compares.
-
-  Attributes:
-    title: which table of which paper.
-    rows: by name, what differs from the config: in training, in sampling.
-    columns: scores of the judge, and `seam_error`.
-  """
-
-  title: str
-  rows: dict[str, Overrides]
-  columns: tuple[str, ...]
-
-
-TABLES = {
-  'vdm_table4': Table(
-    'Ho22 Table 4 in miniature: images trained on beside each video',
-    {
-      f'{k} images': {'data.images': k, 'sample.guidance_scale': 1.0}
-      for k in (0, 4, 8)
-    },
-    ('valid', 'identity', 'on_path', 'success', 'trajectory_error'),
-  ),
-  'vdm_table5': Table(
-    'Ho22 Table 5 in miniature: classifier-free guidance, by its scale 1 + w',
-    {f'scale {s:g}': {'sample.guidance_scale': s} for s in (1.0, 2.0, 5.0)},
-    (
-      'caption_shape',
-      'caption_colour',
-      'caption_direction',
-      'caption',
-      'on_path',
-      'success',
-    ),
-  ),
-  'vdm_table6': Table(
-    'Ho22 Table 6 in miniature: long videos, by three ways to extend them',
-    {
-      'reconstruction guidance': {'sample.conditioning': 'reconstruction'},
-      'replacement, q(z_s|x, z_t)': {'sample.conditioning': 'replacement'},
-      'replacement, q(z_s|x)': {'sample.conditioning': 'replacement_marginal'},
-    },
-    ('valid', 'identity', 'on_path', 'success', 'seam_error'),
-  ),
-}
 
 
 def run(config, workdir: pathlib.Path, devices=None):
@@ -101,14 +52,61 @@ def run(config, workdir: pathlib.Path, devices=None):
   table = check(config, mesh)
   scores = {REAL: [real(config, workdir)]}
   for name, overrides in table.rows.items():
-    row = varied(config, overrides)
-    folder = workdir / 'models' / folder_name(row, table)
-    runtime.say(f'row {name!r}: the model in {folder}')
-    if not trained(row, folder):
-      train.run(varied(row, {'sample.count': 0}), folder, devices)
-    scores[name] = judged(row, workdir, folder, name, mesh)
+    scores[name] = []
+    for seed in training_seeds(config):
+      row = varied(config, overrides | {'seed': seed})
+      if starts_from_images(table, name):
+        row = from_images(row, workdir, table, devices)
+      folder = workdir / 'models' / folder_name(row, table)
+      runtime.say(f'row {name!r}: the model in {folder}')
+      fit(row, folder, devices)
+      scores[name] += judged(row, workdir, folder, name, mesh)
   if jax.process_index() == 0:
     report(config, table, workdir, scores)
+
+
+def training_seeds(config) -> tuple[int, ...]:
+  """The seeds with which every model is trained; the config's own if none."""
+  return tuple(config.reproduce.get('training_seeds', ())) or (config.seed,)
+
+
+def starts_from_images(table: Table, name: str) -> bool:
+  """Whether the models of a row begin from a model of images."""
+  return table.scratch is not None and name not in table.scratch
+
+
+def from_images(row, workdir, table: Table, devices):
+  """The row, started from its model of images, which is trained if need be."""
+  images = of_images(row)
+  folder = workdir / 'models' / f'images_{folder_name(images, table)}'
+  runtime.say(f'the images that it starts from: the model in {folder}')
+  fit(images, folder, devices)
+  return varied(row, {'init.workdir': str(folder)})
+
+
+def of_images(row):
+  """The config of the model of images that the model of a row starts from."""
+  c = row.reproduce
+  return varied(
+    row,
+    {
+      'data.frames': 1,
+      'data.images': 0,
+      'model.temporal': False,
+      'diffusion.prior': 'independent',
+      'diffusion.prior_alpha': 0.0,
+      'train.steps': c.image_steps,
+      'train.batch_size': c.image_batch,
+      'sample.overlap': 0,
+    },
+  )
+
+
+def fit(row, folder, devices):
+  """Trains a model to the end, or for as long as is left."""
+  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+  if max(checkpoints.steps(), default=0) < row.train.steps:
+    train.run(varied(row, {'sample.count': 0}), folder, devices)
 
 
 def check(config, mesh) -> Table:
@@ -132,9 +130,21 @@ def check(config, mesh) -> Table:
       f'config.data.source is {config.data.source!r}, which has no judge; use '
       "'shapes'"
     )
-  for overrides in table.rows.values():
+  for name, overrides in table.rows.items():
     row = varied(config, overrides)
     request.make(row, build.data(row)[1], mesh=mesh)
+    build.objective(row)
+    build.sampler(row)
+    if starts_from_images(table, name):
+      images = of_images(row)
+      build.model(images, build.data(images)[1])
+  if table.figure:
+    plots.check()
+  training = training_seeds(config)
+  if len(set(training)) < len(training):
+    raise errors.ConfigError(
+      f'config.reproduce.training_seeds is {training}; give different seeds'
+    )
   if 'seam_error' in table.columns:
     _check_seams(config)
   return table
@@ -165,19 +175,17 @@ def varied(config, overrides: Overrides):
 def folder_name(row, table: Table) -> str:
   """One folder for all rows that train the same model."""
   keys = {k for changes in table.rows.values() for k in changes}
-  flat = row.to_dict()
+  flat = config_lib.flat(row)
   parts = [
-    f'{part}_{flat[section][part]}'
-    for section, _, part in (k.partition('.') for k in sorted(keys))
-    if section != 'sample'
+    f'{k.rpartition(".")[2]}_{flat[k]}'
+    for k in sorted(keys)
+    if not k.startswith('sample.')
   ]
+  if row.init.workdir:
+    parts.append('tuned')
+  if len(training_seeds(row)) > 1:
+    parts.append(f'seed_{row.seed}')
   return '_'.join(parts) or 'model'
-
-
-def trained(row, folder) -> bool:
-  """Whether the model of a row has been trained to the end."""
-  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
-  return max(checkpoints.steps(), default=0) >= row.train.steps
 
 
 def judged(row, workdir, folder, name: str, mesh) -> list[Scores]:
@@ -191,12 +199,15 @@ def judged(row, workdir, folder, name: str, mesh) -> list[Scores]:
     model = dataclasses.replace(model, config=seeded)
     wanted = request.make(seeded, known, mesh=mesh)
     videos = workdir / 'videos' / f'{_slug(row, name)}_seed_{seed}'
+    if len(training_seeds(row)) > 1:
+      videos = videos.with_name(f'{videos.name}_of_{row.seed}')
     store = sample.open_store(videos, model, wanted)
     clips = sample.draw(model, wanted, store)
     if jax.process_index():
       continue
     scores.append(score(seeded, clips))
-    if seed == row.reproduce.seeds[0]:
+    firsts = row.reproduce.seeds[0], training_seeds(row)[0]
+    if (seed, row.seed) == firsts:
       show(row, workdir, clips, name)
   return scores
 
@@ -268,13 +279,14 @@ def _slug(config, name: str) -> str:
 def report(config, table: Table, workdir, scores: dict[str, list[Scores]]):
   """Prints the table, and writes it beside the gallery."""
   c, seeds = config.sample, config.reproduce.seeds
+  training = training_seeds(config)
   size, frames = config.data.size, c.frames or config.data.frames
   runtime.say(
     f'{table.title}\n'
     f'{c.count} videos of {frames}×{size}×{size} a row and seed, {c.steps} '
     'steps of the sampler a window\n'
-    f'mean ± standard deviation over {len(seeds)} seed(s) of the samples; '
-    'every model is trained once'
+    f'mean ± standard deviation over {len(training)} training(s) of each model '
+    f'times {len(seeds)} seed(s) of the samples'
   )
   columns = {
     name: {row: values(found, name) for row, found in scores.items()}
@@ -284,8 +296,8 @@ def report(config, table: Table, workdir, scores: dict[str, list[Scores]]):
     {'': row} | {_heading(c): _cell(v[row], c) for c, v in columns.items()}
     for row in scores
   ]
-  for line in aligned(lines):
-    runtime.say(line)
+  text = markdown(lines)
+  runtime.say(text)
   runtime.say(
     'rows within the spread differ by √(s₁² + s₂²) or less, s being their '
     'standard deviations:'
@@ -295,8 +307,25 @@ def report(config, table: Table, workdir, scores: dict[str, list[Scores]]):
     runtime.say(f'  {name:<{width}}  {finding(name, column)}')
   writing.write_json(
     workdir / 'table.json',
-    {'title': table.title, 'seeds': list(seeds), 'rows': scores},
+    {
+      'title': table.title,
+      'training_seeds': list(training),
+      'seeds': list(seeds),
+      'rows': scores,
+    },
   )
+  writing.write_bytes(workdir / 'table.md', f'{text}\n'.encode())
+  if table.figure:
+    figure = table.figure
+    drawn = plots.draw(
+      workdir / 'figure.png',
+      {_heading(name): rows for name, rows in columns.items()},
+      figure.points,
+      title=table.title,
+      label=figure.label,
+      logarithmic=figure.logarithmic,
+    )
+    runtime.say(f'the figure is {drawn}')
   page = gallery.rebuild(
     workdir, title=table.title, facts=sample.facts(config), scores=lines
   )
@@ -326,12 +355,15 @@ def _cell(of_seeds: np.ndarray, column: str) -> str:
   return text
 
 
-def aligned(lines: list[dict[str, str]]) -> list[str]:
-  """The lines of a table, its heading first."""
+def markdown(lines: list[dict[str, str]]) -> str:
+  """A table in Markdown, its columns aligned, the heading first."""
   names = list(lines[0])
   table = [names, *([line[name] for name in names] for line in lines)]
+  table = [[cell.replace('|', r'\|') for cell in line] for line in table]
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  return ['  '.join(map(str.ljust, line, widths)).rstrip() for line in table]
+  rows = [' | '.join(map(str.ljust, line, widths)) for line in table]
+  rows.insert(1, ' | '.join('-' * width for width in widths))
+  return '\n'.join(f'| {row} |' for row in rows)
 
 
 def finding(name: str, column: dict[str, np.ndarray]) -> str:

@@ -262,6 +262,7 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
   told = {k: v[rows] for k, v in wanted.told.items()}
   if wanted.strides:
     told['stride'] = np.full(len(rows), wanted.strides[w], np.int32)
+  low = {'low': wanted.low.of(rows, numbers)} if wanted.low else {}
   return model.generate(
     model.params,
     keys=rng.per_example(
@@ -269,9 +270,9 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
     ),
     told=told,
     observation=observation,
-    low=wanted.low.of(rows, numbers) if wanted.low else None,
     steps=wanted.steps,
     tick=tick,
+    **low,
   )
 
 

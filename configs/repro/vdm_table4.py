@@ -32,6 +32,7 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
+  c.diffusion.shift = -4.0
 
   c.optim.learning_rate = 2e-3
   c.optim.warmup = 50

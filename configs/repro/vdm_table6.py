@@ -32,20 +32,21 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
+  c.diffusion.shift = -4.0
 
   c.optim.learning_rate = 2e-3
   c.optim.warmup = 50
   c.optim.ema = 0.995
 
   c.train.batch_size = 16
-  c.train.steps = 2400
+  c.train.steps = 1800
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 0
 
   c.sample.count = 32
   c.sample.batch_size = 32
-  c.sample.steps = 64
+  c.sample.steps = 48
   c.sample.frames = 24
   c.sample.overlap = 3
 

@@ -17,14 +17,17 @@ class GaussianVideo:
   mean: np.ndarray
   covariance: np.ndarray
 
-  def denoiser(self, prior, observation=None):
-    """E[x|z], or E[x|z, y] of an observation, by dense linear algebra."""
-    # W diag(k) Wᵀ is the covariance of x, and W Wᵀ that of the noise.
+  def modes(self, prior):
+    """The mean, W, k, W⁻¹: W diag(k) Wᵀ = Cov(x), W Wᵀ that of the noise."""
     root = np.linalg.cholesky(dense_covariance(prior, self.shape))
     white = np.linalg.solve(root, np.linalg.solve(root, self.covariance).T)
     k, rotation = np.linalg.eigh(white)
     w = root @ rotation
-    inverse = np.linalg.inv(w)
+    return self.mean, w, k, np.linalg.inv(w)
+
+  def denoiser(self, prior, observation=None):
+    """E[x|z], or E[x|z, y] of an observation, by dense linear algebra."""
+    _, w, k, inverse = self.modes(prior)
 
     def one(z, logsnr, seen):
       alpha, sigma = alpha_sigma(logsnr)

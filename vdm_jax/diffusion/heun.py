@@ -8,7 +8,6 @@ stands, for x̂ = E[x|z]: Σ cancels between the flow and Tweedie's formula.
 import dataclasses
 import math
 
-import jax
 import numpy as np
 
 from vdm_jax.diffusion import process
@@ -114,14 +113,13 @@ def churned(
   def step(denoise, *, keys, z, row, logsnr_t, prior, **how):
     del logsnr_t
     _, keep, std = (process.over_video(c) for c in row[:, :3].T)
-    raised = keep * z + std * prior.sample(fold(keys, 1), z.shape[1:])
+    eps = prior.sample(fold(keys, 1), z.shape[1:])
     return sampler.step(
       denoise,
       keys=fold(keys, 0),
-      # What follows needs it twice, and is to see the same bits.
-      z=jax.lax.optimization_barrier(raised),
+      z=keep * z + std * eps,
       row=row[:, 3:],
-      logsnr_t=jax.lax.optimization_barrier(row[:, 0]),
+      logsnr_t=row[:, 0],
       prior=prior,
       **how,
     )

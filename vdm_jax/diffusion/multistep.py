@@ -1,11 +1,20 @@
 """Multistep samplers: one call of the denoiser a step, and a memory of others.
 
 Both extrapolate an estimate along the probability flow, by a polynomial
-through its values at the last levels, and integrate the rest exactly:
-z' = (σ'/σ) z + α'(1 − s'/s) x̂ + c_1 (m_n − m_{n−1}) + c_2 (m_{n−1} − m_{n−2}),
-the DDIM step and differences of the estimates m, ε̂ or x̂. All coefficients,
-those of m included, are computed on the host in float64. The first steps, and
-the first one with churn, know too little, and have a lower order.
+through its values at the last levels, and integrate the rest exactly. All is
+written as the DDIM step and differences of x̂ times bounded numbers,
+
+  z' = (σ'/σ) z + α'(1 − s'/s) x̂ + b,  b = c_1 Δ_n + c_2 Δ_{n−1},
+
+with Δ_n = x̂*_{n−1} − x̂_n and x̂*_n = x̂_n + b/α' for ε̂ and x̂_n for x̂. On the
+flow (x̂*_{n−1} − x̂_n)/s is the difference of ε̂_n and ε̂_{n−1}, so that none is
+divided by a small σ. The first steps know too little, and have a lower order.
+
+Churn breaks the flow between one step and the next. Given the noisier z, what
+it changes in x̂ has mean 0, which is not so of ε̂: as Δ_n takes nothing but x̂_n
+from the step n, its mean is that of the flow down to s_n, and the derivatives
+are taken over that. So order 2 is kept, which it is not by differences of ε̂;
+the noise of a third would be too large.
 """
 
 import jax.numpy as jnp
@@ -43,14 +52,18 @@ def deis(order: int = 3, variable: str = 'log', rho: float = 7.0) -> Sampler:
     )
 
   def coefficients(starts: Levels, ends: Levels) -> Rows:
-    first, second = deis_integrals(
+    alpha, _ = alpha_sigma(ends)
+    differences = deis_weights(
       starts, ends, order=order, variable=variable, rho=rho
     )
-    alpha, _ = alpha_sigma(ends)
+    # Those of ε̂_n − ε̂_{n−1}, which is Δ_n / s_n.
+    s = np.exp(-ends / 2)
+    scaled = [
+      alpha * weight / shifted(s, by=j + 1)
+      for j, weight in enumerate(differences)
+    ]
     base = exponential_euler(starts, ends)
-    # ε̂ = z/σ − x̂/s
-    eps = 1 / alpha_sigma(starts)[1], -np.exp(starts / 2)
-    return np.stack([*base, *eps, alpha * first, alpha * second], 1)
+    return np.stack([*base, 1 / alpha, *scaled], 1)
 
   return Sampler(_step, coefficients, order - 1)
 
@@ -64,51 +77,57 @@ def dpmpp_2m() -> Sampler:
 
   def coefficients(starts: Levels, ends: Levels) -> Rows:
     keep, move = exponential_euler(starts, ends)
-    usable = _usable(starts, ends)
-    ahead = (ends[1:] - starts[1:]) / 2
-    behind = np.where(usable, (starts[1:] - starts[:-1]) / 2, np.inf)
-    first = move * np.append(np.zeros(min(1, len(move))), ahead / (2 * behind))
-    zero = np.zeros_like(first)
-    return np.stack([keep, move, zero, zero + 1, first], 1)
+    behind = shifted(ends - starts, by=1, fill=np.inf)
+    first = -move * (ends - starts) / (2 * behind)
+    return np.stack([keep, move, np.zeros_like(first), first], 1)
 
   return Sampler(_step, coefficients, 1)
 
 
 def _step(denoise, *, keys, z, past, row, logsnr_t, logsnr_s, prior):
-  """The step of the module, for m = p z + q x̂."""
+  """The step of the module; past is x̂*_{n−1} and Δ_{n−1}."""
   del keys, logsnr_s, prior
-  keep, move, p, q, *differences = (process.over_video(c) for c in row.T)
+  keep, move, star, *weights = (process.over_video(c) for c in row.T)
   x_hat = denoise(z, logsnr_t)
-  m = jnp.concatenate([(p * z + q * x_hat)[None], past])
-  z_s = keep * z + move * x_hat
-  for j, c in enumerate(differences[: len(past)]):
-    z_s += c * (m[j] - m[j + 1])
-  return z_s, x_hat, m[: len(past)]
+  z = keep * z + move * x_hat
+  if not len(past):
+    return z, x_hat, past
+  differences = past[0] - x_hat, *past[1:]
+  bend = sum(c * d for c, d in zip(weights, differences, strict=True))
+  past = jnp.stack([x_hat + star * bend, *differences[:-1]])
+  return z + bend, x_hat, past
 
 
-def deis_integrals(
+def deis_weights(
   starts: Levels, ends: Levels, *, order: int, variable: str, rho: float
-) -> tuple[Levels, Levels]:
-  """c_1/α' and c_2/α' of every step, from Newton's form of the interpolation.
+) -> list[Levels]:
+  """c_1/α' and c_2/α' of the differences of ε̂, as many as the order uses.
 
-  With I_k = ∫ (u − u_n)^k ds over the step, and d_1 = u_n − u_{n−1},
-  d_2 = u_{n−1} − u_{n−2}, the terms of order 2 and 3 are I_1 δ_1 and
-  (I_2 + d_1 I_1) δ_2, of the divided differences δ of ε̂.
+  Newton's form of the interpolation: with I_k = ∫ (u − u_n)^k ds over the step,
+  d_1 = u_n − u_{n−1} and d_2 = u_{n−1} − u_{n−2}, the orders 2 and 3 add
+  I_1 δ_1 and (I_2 + d_1 I_1) δ_2, of the divided differences δ of ε̂.
   """
   u, u_next = _variable(starts, variable, rho), _variable(ends, variable, rho)
   one, two = (moment(u, u_next, k, variable, rho) for k in (1, 2))
-  known = np.append(np.zeros(min(1, len(u)), bool), _usable(starts, ends))
-  known &= order > 1
-  known_two = known & np.append(np.zeros(min(1, len(u)), bool), known[:-1])
-  known_two &= order > 2
-  d_1 = np.where(known, u - np.roll(u, 1), np.inf)
-  d_2 = np.where(known_two, np.roll(u, 1) - np.roll(u, 2), np.inf)
-  bent = np.where(known_two, two + np.where(known, d_1, 0) * one, 0)
-  first = one / d_1 + bent / (d_1 * (d_1 + d_2))
-  return first, -bent / (d_2 * (d_1 + d_2))
+  d_1 = shifted(u_next - u, by=1, fill=np.inf)
+  d_2 = shifted(u_next - u, by=2, fill=np.inf)
+  if order == 1:
+    return []
+  if order == 2:
+    return [one / d_1]
+  finite = np.where(np.isfinite(d_2), d_1, 0)
+  bent = np.where(np.isfinite(d_2), two + finite * one, 0)
+  return [one / d_1 + bent / (d_1 * (d_1 + d_2)), -bent / (d_2 * (d_1 + d_2))]
 
 
-def moment(u: Levels, u_next: Levels, k: int, variable: str, rho: float):
+def shifted(values: Levels, *, by: int, fill: float = 1.0) -> Levels:
+  """Of each step, the value of the step that came `by` before it."""
+  return np.append(np.full(by, fill), values)[: len(values)]
+
+
+def moment(
+  u: Levels, u_next: Levels, k: int, variable: str, rho: float
+) -> Levels:
   """I_k = ∫_s^{s'} (u(τ) − u(s))^k dτ, a number per step.
 
   By Gauss-Legendre quadrature in u, where ds/du is an exponential or a power:
@@ -132,13 +151,3 @@ def _variable(logsnr: Levels, variable: str, rho: float) -> Levels:
   if variable == 'log':
     return -logsnr / 2
   return np.exp(-logsnr / 2 / (1 if variable == 'sigma' else rho))
-
-
-def _usable(starts: Levels, ends: Levels):
-  """Whether each step but the first can use the estimate before it.
-
-  It cannot where churn sets in: the step starts noisier than the one before
-  ended, perhaps as noisy as that one started, from which nothing follows.
-  """
-  raised = np.append(0.0, ends[:-1] - starts[1:])
-  return raised[1:] <= raised[:-1] + 1e-9

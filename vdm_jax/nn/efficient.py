@@ -31,9 +31,10 @@ class EfficientUNet(nn.Module):
 
   For videos a temporal convolution follows each 3×3 of the blocks (Ge23 §5.1:
   efficient U-Net with temporal convolution layers); temporal attention, where
-  there is spatial attention, is an option. Widths for the 313 M parameters of
-  Ge23 are ours, the paper gives none. So is the rest that App. B leaves open:
-  no skip connection at the lowest level, where it would be x itself.
+  there is spatial attention, is an option. The layout for the 313 M parameters
+  of Ge23 is ours, the paper gives none: 128 channels, multipliers 1, 2, 4, 8,
+  blocks 2, 2, 4, 4. So is the rest that App. B leaves open: no skip connection
+  at the lowest level, where it would be x itself.
 
   Called like `UNet`, with its conditions. Paths as there, but for `down_L_in`
   and `up_L_out`, the resampling convolutions, and no `mid_I`.

@@ -1,0 +1,138 @@
+"""What the tables and figures of the papers compare, row by row."""
+
+import dataclasses
+from typing import Any
+
+Overrides = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """How a table is drawn: a line for each series, a level for the rest.
+
+  Attributes:
+    label: of the horizontal axis.
+    logarithmic: whether that axis is.
+    points: by row, its series and its place on the axis; rows that are not
+      here are drawn as horizontal lines.
+  """
+
+  label: str
+  logarithmic: bool
+  points: dict[str, tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """What a table compares.
+
+  Attributes:
+    title: which table of which paper.
+    rows: by name, what differs from the config: in training, in sampling.
+    columns: scores of the judge, and `seam_error`.
+    scratch: the rows whose models begin from nothing, where the others begin
+      from a model of images; None where all begin from nothing.
+    figure: how it is drawn besides, if it is.
+  """
+
+  title: str
+  rows: dict[str, Overrides]
+  columns: tuple[str, ...]
+  scratch: tuple[str, ...] | None = None
+  figure: Figure | None = None
+
+
+def prior(kind: str, alpha: float = 0.0) -> Overrides:
+  """The noise prior of a row."""
+  return {'diffusion.prior': kind, 'diffusion.prior_alpha': alpha}
+
+
+VIDEO = ('valid', 'identity', 'on_path', 'success', 'trajectory_error')
+CAPTION = ('caption_shape', 'caption_colour', 'caption_direction', 'caption')
+SCRATCH = 'from scratch'
+TUNED = 'fine-tuned'
+# Ge23 Fig. 7 also has α = ∞, one noise for all frames: a singular Σ, with
+# which videos are frozen; and α = 0, which is independent noise.
+ALPHAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+WIDTHS = (16, 32, 48)  # in place of 69, 112 and 253 M parameters
+STRATEGIES = {
+  SCRATCH: prior('independent'),
+  TUNED: prior('independent'),
+  'fine-tuned, mixed': prior('mixed', 1.0),
+  'fine-tuned, progressive': prior('progressive', 2.0),
+}
+
+TABLES = {
+  'vdm_table4': Table(
+    'Ho22 Table 4 in miniature: images trained on beside each video',
+    {
+      f'{k} images': {'data.images': k, 'sample.guidance_scale': 1.0}
+      for k in (0, 4, 8)
+    },
+    VIDEO,
+  ),
+  'vdm_table5': Table(
+    'Ho22 Table 5 in miniature: classifier-free guidance, by its scale 1 + w',
+    {f'scale {s:g}': {'sample.guidance_scale': s} for s in (1.0, 2.0, 5.0)},
+    (*CAPTION, 'on_path', 'success'),
+  ),
+  'vdm_table6': Table(
+    'Ho22 Table 6 in miniature: long videos, by three ways to extend them',
+    {
+      'reconstruction guidance': {'sample.conditioning': 'reconstruction'},
+      'replacement, q(z_s|x, z_t)': {'sample.conditioning': 'replacement'},
+      'replacement, q(z_s|x)': {'sample.conditioning': 'replacement_marginal'},
+    },
+    ('valid', 'identity', 'on_path', 'success', 'seam_error'),
+  ),
+  'pyoco_table5': Table(
+    'Ge23 Table 5 in miniature: images first, and correlated noise',
+    STRATEGIES,
+    VIDEO,
+    scratch=(SCRATCH,),
+  ),
+  'pyoco_fig7': Table(
+    'Ge23 Fig. 7 in miniature: how strongly the noise is correlated',
+    {
+      SCRATCH: prior('independent'),
+      'independent': prior('independent'),
+      **{
+        f'{kind}, α = {alpha:g}': prior(kind, alpha)
+        for kind in ('mixed', 'progressive')
+        for alpha in ALPHAS
+      },
+    },
+    VIDEO,
+    scratch=(SCRATCH,),
+    figure=Figure(
+      'α',
+      True,
+      {
+        f'{kind}, α = {alpha:g}': (kind, alpha)
+        for kind in ('mixed', 'progressive')
+        for alpha in ALPHAS
+      },
+    ),
+  ),
+  'pyoco_fig8': Table(
+    'Ge23 Fig. 8 in miniature: how large the network is',
+    {
+      f'{name}, {width} channels': changes | {'model.channels': width}
+      for name, changes in STRATEGIES.items()
+      if name != TUNED
+      for width in WIDTHS
+    },
+    VIDEO,
+    scratch=tuple(f'{SCRATCH}, {width} channels' for width in WIDTHS),
+    figure=Figure(
+      'channels of the first level',
+      False,
+      {
+        f'{name}, {width} channels': (name, float(width))
+        for name in STRATEGIES
+        if name != TUNED
+        for width in WIDTHS
+      },
+    ),
+  ),
+}
