@@ -57,8 +57,16 @@ def get_config(variant=''):
   )
 
 
-BASE = {'data.frames': 8, 'data.stride': 4, 'sample.count': 16}
+BASE = {
+  'data.frames': 8,
+  'data.stride': 4,
+  'diffusion.shift': -4.0,
+  'train.steps': 1000,
+  'sample.count': 16,
+}
 SUPER = {
+  'diffusion.shift': -4.0,
+  'train.steps': 800,
   'data.frames': 5,
   'data.size': 32,
   'model.multipliers': (1, 2, 2),

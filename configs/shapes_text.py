@@ -4,8 +4,10 @@
       --workdir=runs/shapes_text
 
 Captions such as 'a red disc moving left'. No text encoder: a table over the
-closed vocabulary is learned with the model. Hardware: two CPU cores. All
-values are ours.
+closed vocabulary is learned with the model. Hardware: two CPU cores, half an
+hour where nothing else runs. Result: of 64 clips at guidance scale 2, shape and
+colour are those of the caption in all, the direction in 89 %. The direction is
+learned last, between the steps 2,000 and 3,000. All values are ours.
 """
 
 from vdm_jax import config as config_lib

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, identity, sample, train
+from vdm_jax import build, errors, identity, sample, train, validation
 from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion.noise import NoisePrior
@@ -41,7 +41,7 @@ def load(path, variant=''):
 def test_every_config_builds(path, small):
   tiny_name = 'shapes' if path.stem == 'cascade' else 'tiny'
   config = load(path, tiny_name if small else '')
-  config_lib.validate(config)
+  validation.validate(config)
   build.model(config, told(config))
   build.optimizer(config)
   build.objective(config)
@@ -115,9 +115,9 @@ def test_saved_config_that_does_not_fit(text, message):
   ],
 )
 def test_values_out_of_range_are_named(key, value):
-  config_lib.validate(tiny.config())
+  validation.validate(tiny.config())
   with pytest.raises(errors.ConfigError, match=key.split('.')[-1]):
-    config_lib.validate(tiny.config(**{key: value}))
+    validation.validate(tiny.config(**{key: value}))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_objective_of_a_correlated_prior_and_an_expert():
     diffusion__schedule='lognormal',
     diffusion__interval=(0.5, 1.0),
   )
-  config_lib.validate(config)
+  validation.validate(config)
   objective = build.objective(config)
   assert objective.prior == NoisePrior('progressive', 2.0)
   assert objective.schedule == LogNormalSchedule(-1.2, 1.2, 0.5, 1.0)

@@ -15,6 +15,7 @@ from vdm_jax import step as step_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion import (
   denoiser,
+  experts,
   guidance,
   observation,
   samplers,
@@ -164,6 +165,7 @@ def test_known_frames_come_out_to_the_bit(conditioning, sampler):
   generate = gaussian(
     sample__conditioning=conditioning,
     sample__sampler=sampler,
+    sample__grid='karras' if sampler in build.CHURNED else 'schedule',
     sample__guidance_scale=2.0,
   )
   coarse = (1,) if conditioning == 'reconstruction' else ()
@@ -247,6 +249,44 @@ def test_runs_of_steps_are_one_sampling():
   assert np.abs(video - whole).max() <= 1 and whole.std() > 10
   assert ticks == [*range(2, 45, 2), 45]
   assert generate._advance._cache_size() == 1
+
+
+class Marked(Gaussian):
+  """A network of one parameter, which it adds to the estimate."""
+
+  def apply(self, variables, z, logsnr, **told):
+    return super().apply(variables, z, logsnr, **told) + variables['params']
+
+
+def with_experts(*marks, **options):
+  """A video by two experts, below and above s = 0.5, or by one model."""
+  options = {'sample__sampler': 'deis', 'sample__grid': 'karras'} | options
+  c = config(diffusion__prediction='x', diffusion__weight='x', **options)
+  generate = Generator(c, Marked(), sharding.make_mesh(devices=ONE))
+  params = tuple(jnp.float32(m) for m in marks)
+  if len(params) > 1:
+    params = (experts.Experts(((0.0, 0.5), (0.5, np.inf)), params),)
+  ticks = []
+  how = {'keys': keys(), 'told': LABELS, 'steps': 12, 'tick': ticks.append}
+  return generate(*params, **how), ticks, generate
+
+
+@pytest.mark.parametrize(
+  'churn', [{}, {'sample__churn': 3.0, 'sample__deis_order': 2}]
+)
+def test_experts_that_agree_are_one_model_to_the_bit(churn):
+  one, ticks, generate = with_experts(0.1, **churn)
+  two, counted, both = with_experts(0.1, 0.1, **churn)
+  np.testing.assert_array_equal(one, two)
+  assert ticks == counted == list(range(1, 13))
+  assert both._advance._cache_size() == both._finish._cache_size() == 1
+  # Negative controls: each of them is asked, and asked for what is its own.
+  low, high = (with_experts(*m, **churn)[0] for m in ((0.2, 0.1), (0.1, 0.2)))
+  assert len({v.tobytes() for v in (one, low, high)}) == 3
+  # The last estimate is the low one's: its mark is added to every pixel.
+  inside = (one > 0) & (one < 200)
+  apart = (low.astype(int) - one)[inside]
+  assert apart.mean() > 8 and (high.astype(int) - one)[inside].mean() < 8
 
 
 @pytest.mark.parametrize('asked, devices, made', [(4, 1, 4), (5, 4, 8)])

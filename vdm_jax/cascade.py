@@ -37,8 +37,8 @@ from vdm_jax import (
   runtime,
   sample,
   sharding,
+  validation,
 )
-from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.given import Given
 from vdm_jax.media import gallery
@@ -267,7 +267,7 @@ def _config_of(config, name: str, factor: int):
   # To encode the prompts with.
   for key in ('encoder', 'cache', 'encoder2', 'cache2'):
     of_run.text[key] = config.text[key] or of_run.text[key]
-  config_lib.validate(of_run)
+  validation.validate(of_run)
   if of_run.data.size != c.size:
     raise errors.ConfigError(
       f'it was trained at {of_run.data.size} pixels, not {c.size}; mend '

@@ -18,6 +18,7 @@ MODES = {
   'embed': 'vdm_jax.embed',
   'reproduce': 'vdm_jax.reproduce',
   'benchmark': 'vdm_jax.benchmark',
+  'analyze': 'vdm_jax.analyze',
 }
 SAVED_CONFIG = pathlib.Path(__file__).with_name('saved_config.py')
 
@@ -79,9 +80,9 @@ def _parse(argv: list[str]):
       'no --config given; for example --config=configs/shapes.py, or --workdir '
       'of an earlier run together with --mode=sample'
     )
-  from vdm_jax import config as config_lib
+  from vdm_jax import validation
 
-  config_lib.validate(config.value)
+  validation.validate(config.value)
   folder = workdir.value or f'runs/{config.value.name}'
   return config.value, pathlib.Path(folder).absolute(), mode.value
 

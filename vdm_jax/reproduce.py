@@ -281,10 +281,12 @@ def report(config, table: Table, workdir, scores: dict[str, list[Scores]]):
   c, seeds = config.sample, config.reproduce.seeds
   training = training_seeds(config)
   size, frames = config.data.size, c.frames or config.data.frames
+  steps = f', {c.steps} steps of the sampler a window'
+  if any('sample.steps' in changes for changes in table.rows.values()):
+    steps = ''
   runtime.say(
     f'{table.title}\n'
-    f'{c.count} videos of {frames}×{size}×{size} a row and seed, {c.steps} '
-    'steps of the sampler a window\n'
+    f'{c.count} videos of {frames}×{size}×{size} a row and seed{steps}\n'
     f'mean ± standard deviation over {len(training)} training(s) of each model '
     f'times {len(seeds)} seed(s) of the samples'
   )

@@ -85,6 +85,42 @@ TABLES = {
     },
     ('valid', 'identity', 'on_path', 'success', 'seam_error'),
   ),
+  'samplers': Table(
+    'Samplers, by the number of calls of the network',
+    {
+      'ancestral, 256': {
+        'sample.sampler': 'ancestral',
+        'sample.grid': 'schedule',
+        'sample.steps': 256,
+      },
+      'ancestral, 25': {
+        'sample.sampler': 'ancestral',
+        'sample.grid': 'schedule',
+        'sample.steps': 25,
+      },
+      'DDIM, 25': {
+        'sample.sampler': 'ddim',
+        'sample.grid': 'karras',
+        'sample.steps': 25,
+      },
+      'Heun, 25': {
+        'sample.sampler': 'heun',
+        'sample.grid': 'karras',
+        'sample.steps': 13,
+      },
+      'DPM-Solver++(2M), 25': {
+        'sample.sampler': 'dpmpp_2m',
+        'sample.grid': 'karras',
+        'sample.steps': 25,
+      },
+      'DEIS, 25': {
+        'sample.sampler': 'deis',
+        'sample.grid': 'karras',
+        'sample.steps': 25,
+      },
+    },
+    ('identity', 'on_path', 'success', 'caption', 'trajectory_error'),
+  ),
   'pyoco_table5': Table(
     'Ge23 Table 5 in miniature: images first, and correlated noise',
     STRATEGIES,

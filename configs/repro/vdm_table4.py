@@ -39,7 +39,7 @@ def get_config(variant=''):
   c.optim.ema = 0.995
 
   c.train.batch_size = 16
-  c.train.steps = 1000
+  c.train.steps = 500
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 0

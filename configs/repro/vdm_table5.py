@@ -5,7 +5,9 @@
 
 The model of `configs/shapes_text.py`, sampled at the guidance scales 1, 2 and
 5: a run of that config can be copied to `runs/vdm_table5/models/model`.
-Hardware: two CPU cores.
+Hardware: two CPU cores. Result (3 seeds of 64 samples): the whole caption is
+kept by 64.6 ± 2.4, 85.4 ± 1.8 and 93.8 ± 1.6 % of the clips; 77, 91 and 86 %
+move as clips of the data do.
 """
 
 import ml_collections

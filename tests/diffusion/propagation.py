@@ -89,7 +89,10 @@ def propagate(sampler, video, prior, logsnrs, *draws, first=None):
 
   program = affine(sampler, video.shape, len(draws))
   offsets, from_state, from_noise = program(
-    modes, padded(grid.rows), padded(grid.logsnr[:-2]), padded(grid.logsnr[1:-1])
+    modes,
+    padded(grid.rows),
+    padded(grid.logsnr[:-2]),
+    padded(grid.logsnr[1:-1]),
   )
   size = n * (1 + sampler.memory)
   mean, covariance = np.zeros(size), np.zeros((size, size))

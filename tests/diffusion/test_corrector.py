@@ -12,71 +12,10 @@ from tests.diffusion.gaussian_video import (
   keys,
   smooth_video,
 )
+from tests.diffusion.propagation import propagate
 from vdm_jax.diffusion import samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
-
-
-class Handed:
-  """In a prior's place: hands out given noise, draw by draw."""
-
-  def __init__(self, draws):
-    self.draws = list(draws)
-
-  def sample(self, keys, shape):
-    return self.draws.pop(0)
-
-
-def propagate(step, video, prior, logsnrs, covariances):
-  """Mean and covariance of the samples of a sampler, exactly.
-
-  With an exact denoiser of Gaussian data a step is affine in z and in what it
-  draws, so that its derivatives say all about it.
-
-  Args:
-    step: the step.
-    video: a GaussianVideo.
-    prior: what the denoiser and the first latent know of.
-    logsnrs: the levels.
-    covariances: over all pixels and frames, of each draw of a step.
-  """
-  denoise, n = video.denoiser(prior), len(video.mean)
-
-  def one(z, draws, logsnr_t, logsnr_s):
-    handed = Handed(d.reshape(1, *video.shape) for d in draws)
-    z_s, _ = step(
-      denoise,
-      keys=keys(1),
-      z=z.reshape(1, *video.shape),
-      logsnr_t=logsnr_t[None],
-      logsnr_s=logsnr_s[None],
-      prior=handed,
-    )
-    assert not handed.draws
-    return z_s.ravel()
-
-  @jax.jit
-  @jax.vmap
-  def affine(logsnr_t, logsnr_s):
-    zero = jnp.zeros(n), [jnp.zeros(n) for _ in covariances]
-    at = logsnr_t, logsnr_s
-    return one(*zero, *at), *jax.jacfwd(one, (0, 1))(*zero, *at)
-
-  def answer(z):
-    level = jnp.full(1, logsnrs[-2])
-    return denoise(z.reshape(1, *video.shape), level).ravel()
-
-  mean, covariance = np.zeros(n), dense_covariance(prior, video.shape)
-  levels = jnp.asarray(logsnrs[:-1])
-  offsets, from_z, from_noise = affine(levels[:-1], levels[1:])
-  for i, offset in enumerate(np.asarray(offsets)):
-    a = np.asarray(from_z[i])
-    mean, covariance = offset + a @ mean, a @ covariance @ a.T
-    for b, drawn in zip(from_noise, covariances, strict=True):
-      covariance += np.asarray(b[i]) @ drawn @ np.asarray(b[i]).T
-  a = np.asarray(jax.jacfwd(answer)(jnp.zeros(n)))
-  return np.asarray(answer(jnp.asarray(mean))), a @ covariance @ a.T
-
 
 CORRECTED = samplers.predictor_corrector(samplers.ancestral(0.0), delta=0.1)
 
@@ -90,9 +29,9 @@ def test_predictor_corrector_samples_have_the_covariance_of_the_data(
   noise, white = dense_covariance(prior, video.shape), np.eye(16)
   schedule = schedules.CosineSchedule(logsnr_min=-12.0, logsnr_max=12.0)
 
-  def errors(step, steps, *draws):
+  def errors(sampler, steps, *draws):
     grid = schedules.logsnr_grid(steps, schedule)
-    mean, covariance = propagate(step, video, prior, grid, draws)
+    mean, covariance = propagate(sampler, video, prior, grid, *draws)
     return np.abs(mean - video.mean).max(), (
       np.linalg.norm(covariance - video.covariance)
       / np.linalg.norm(video.covariance)
@@ -132,7 +71,7 @@ def test_a_corrected_sample_is_drawn_from_the_law_it_propagates(ar1):
   sigma = ar1.covariance(4)
 
   def check(*draws):
-    mean, covariance = propagate(CORRECTED, small, ar1, grid, draws)
+    mean, covariance = propagate(CORRECTED, small, ar1, grid, *draws)
     variance = covariance.diagonal()
     sd = np.sqrt(variance / rows.shape[1])
     assert np.all(np.abs(rows.mean(1) - mean) < 5 * sd)

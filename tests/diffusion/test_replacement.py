@@ -1,5 +1,7 @@
 """Replacement: the law of the noise that the model is then asked about."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from tests.diffusion.gaussian_video import smooth_video
 from vdm_jax.diffusion import (
   denoiser,
   guidance,
+  heun,
+  multistep,
   observation,
   process,
   replacement,
@@ -25,7 +29,7 @@ RETAINED = np.exp(-0.75)  # e^{(λt − λs)/2}: correlation of ε_s with ε_t
 WIDER = (1 + np.exp(0.5)) / (1 + np.exp(-1.0))  # σ_t²/σ_s²
 # A sampler, and its c and f of Cov(ε_t, ε_s) = c Σ and Cov(ε_s) = f Σ, where
 # x̂ = x: γ = 1 has the noise of σ_{t|s}, and the corrector's drift is −δ/2 ε̂.
-STEPS = {
+SAMPLERS = {
   'γ = 0': (samplers.ancestral(0.0), RETAINED, 1.0),
   'γ = 1': (
     samplers.ancestral(1.0),
@@ -33,6 +37,10 @@ STEPS = {
     RETAINED**2 + (1 - RETAINED**2) * WIDER,
   ),
   'ddim': (samplers.ddim(), 1.0, 1.0),
+  'heun': (heun.heun(), 1.0, 1.0),
+  'deis': (multistep.deis(3), 1.0, 1.0),
+  'dpmpp_2m': (multistep.dpmpp_2m(), 1.0, 1.0),
+  'churn': (heun.churned(heun.heun(), 0.5, noise=1.0), 1 / 1.25, 1.0),
   'corrector': (
     samplers.predictor_corrector(samplers.ancestral(0.0), delta=1.0),
     RETAINED / 2,
@@ -53,24 +61,32 @@ def seen(x):
   return observation.frames(KNOWN, x[:, np.array(KNOWN)])
 
 
-def naive(step, x):
+def naive(sampler, x):
   """z_s^a ~ q(z_s^a|x^a) without regard to z_s^b: what not to do."""
 
-  def replaced(denoise, *, keys, z, logsnr_t, logsnr_s, prior):
-    z, x_hat = step(
-      denoise,
-      keys=samplers.fold(keys, 0),
-      z=z,
-      prior=prior,
-      logsnr_t=logsnr_t,
-      logsnr_s=logsnr_s,
-    )
+  def replaced(denoise, *, keys, prior, logsnr_s, **how):
+    how |= {'prior': prior, 'logsnr_s': logsnr_s}
+    z, *rest = sampler.step(denoise, keys=samplers.fold(keys, 0), **how)
     eps = prior.sample(samplers.fold(keys, 1), z.shape[1:])
     fresh = process.diffuse(x=x, eps=eps, logsnr=logsnr_s)
     a = np.array(KNOWN)
-    return z.at[:, a].set(fresh[:, a]), x_hat
+    return z.at[:, a].set(fresh[:, a]), *rest
 
-  return replaced
+  return dataclasses.replace(sampler, step=replaced)
+
+
+def one_step(sampler, denoise, *, z, **how):
+  """z_s and x̂ of the step of LEVELS."""
+  row = jnp.asarray(sampler.coefficients(np.array([-1.0]), np.array([0.5])))
+  z, x_hat, _ = sampler.step(
+    denoise,
+    z=z,
+    past=jnp.zeros((sampler.memory, *z.shape)),
+    row=jnp.repeat(row, len(z), 0),
+    **how,
+    **LEVELS,
+  )
+  return z, x_hat
 
 
 def noise_of(form, prior, sampler='γ = 0'):
@@ -81,20 +97,20 @@ def noise_of(form, prior, sampler='γ = 0'):
     # The known frames are left to the replacement.
     return x.at[:, np.array(KNOWN)].set(0.0)
 
-  step, _, _ = STEPS[sampler]
+  sampler, _, _ = SAMPLERS[sampler]
   if form == 'conditional':
     denoise = replacement.conditional(denoise, seen(x))
   elif form == 'marginal':
-    step = replacement.marginal(step, seen(x))
+    sampler = replacement.marginal(sampler, seen(x))
   else:
-    step = naive(step, x)
+    sampler = naive(sampler, x)
 
   @jax.jit
   def go(keys):
     eps_t = prior.sample(samplers.fold(keys, 0), SHAPE)
     z = process.diffuse(x=x, eps=eps_t, logsnr=LEVELS['logsnr_t'])
-    z_s, _ = step(
-      denoise, keys=samplers.fold(keys, 1), z=z, prior=prior, **LEVELS
+    z_s, _ = one_step(
+      sampler, denoise, keys=samplers.fold(keys, 1), z=z, prior=prior
     )
     eps_s = process.eps_from_x(z=z_s, x=x, logsnr=LEVELS['logsnr_s'])
     both = jnp.concatenate([eps_t, eps_s], 1)
@@ -110,7 +126,7 @@ ATOL = 5 * np.sqrt(2 / (32 * 16 * 16 * 2))
 
 def exact_covariance(form, prior, sampler='γ = 0'):
   """The law that noise at both levels should have, by frames."""
-  _, c, f = STEPS[sampler]
+  _, c, f = SAMPLERS[sampler]
   sigma = prior.covariance(4)
   cross, after = c * sigma, f * sigma
   if form != 'conditional':
@@ -137,7 +153,7 @@ def test_replaced_noise_has_its_exact_law(ar1, form, correlated):
 
 
 @pytest.mark.parametrize('form', ['conditional', 'marginal'])
-@pytest.mark.parametrize('sampler', ['γ = 1', 'ddim', 'corrector'])
+@pytest.mark.parametrize('sampler', [s for s in SAMPLERS if s != 'γ = 0'])
 def test_every_sampler_keeps_known_and_other_frames_correlated(
   ar1, form, sampler
 ):
@@ -152,39 +168,39 @@ def test_every_sampler_keeps_known_and_other_frames_correlated(
 
 # How known frames reach the sampler: around the denoiser, and the step.
 FORMS = {
-  'conditional': lambda plain, step, seen, prior: (
+  'conditional': lambda plain, sampler, seen, prior: (
     replacement.conditional(plain, seen),
-    step,
+    sampler,
   ),
-  'marginal': lambda plain, step, seen, prior: (
+  'marginal': lambda plain, sampler, seen, prior: (
     replacement.conditional(plain, seen),
-    replacement.marginal(step, seen),
+    replacement.marginal(sampler, seen),
   ),
-  'reconstruction': lambda plain, step, seen, prior: (
+  'reconstruction': lambda plain, sampler, seen, prior: (
     denoiser.clipped(guidance.reconstruction(plain, seen, prior=prior)),
-    step,
+    sampler,
   ),
-  'reconstruction, of classifier-free': lambda plain, step, seen, prior: (
+  'reconstruction, of classifier-free': lambda plain, sampler, seen, prior: (
     guidance.reconstruction(
       guidance.classifier_free(plain, lambda z, logsnr: 0.1 * z, 2.0),
       seen,
       prior=prior,
       weight=guidance.pigdm_weight(0.5, limit=5.0),
     ),
-    step,
+    sampler,
   ),
 }
 
 
-@pytest.mark.parametrize('sampler', STEPS)
+@pytest.mark.parametrize('sampler', SAMPLERS)
 def test_every_form_works_with_every_sampler(ar1, sampler):
-  shape, (step, _, _) = (4, 2, 2, 1), STEPS[sampler]
+  shape, (sampler, _, _) = (4, 2, 2, 1), SAMPLERS[sampler]
   x = clean(4, shape)
   plain = smooth_video(shape).denoiser(ar1)
   levels = schedules.logsnr_grid(4, schedules.CosineSchedule())
-  ways = {'none': (plain, step)}
+  ways = {'none': (plain, sampler)}
   for name, form in FORMS.items():
-    ways[name] = form(plain, step, seen(x), ar1)
+    ways[name] = form(plain, sampler, seen(x), ar1)
 
   @jax.jit
   def go(keys):
@@ -233,13 +249,13 @@ def test_known_frames_come_out_to_the_bit_and_the_others_do_not_tear(form, ar1):
     alpha, _ = alpha_sigma(over_video(logsnr))
     return 0.5 * alpha * (z + 0.3 * jnp.roll(z, 1, 1))
 
-  step = samplers.ancestral(0.3)
+  sampler = samplers.ancestral(0.3)
   pinned = replacement.conditional(denoise, seen(x))
   if form == 'marginal':
-    step = replacement.marginal(step, seen(x))
+    sampler = replacement.marginal(sampler, seen(x))
   got = samplers.sample(
     pinned,
-    step,
+    sampler,
     keys=keys(3),
     shape=shape,
     logsnrs=np.array([-8.0, -2.0, 2.0, 8.0], np.float32),
@@ -253,14 +269,15 @@ def test_known_frames_come_out_to_the_bit_and_the_others_do_not_tear(form, ar1):
 def test_the_marginal_form_leaves_the_other_frames_alone(ar1):
   x = clean()
   z = clean() + 1
-  step = samplers.ddim()
+  sampler = samplers.ddim()
 
   def denoise(z, logsnr):
     return 0.5 * z
 
-  at = {'keys': keys(32), 'z': z, 'prior': ar1, **LEVELS}
-  plain, _ = step(denoise, **at)
-  got, x_hat = replacement.marginal(step, seen(x))(denoise, **at)
+  at = {'keys': keys(32), 'z': z, 'prior': ar1}
+  plain, _ = one_step(sampler, denoise, **at)
+  marginal = replacement.marginal(sampler, seen(x))
+  got, x_hat = one_step(marginal, denoise, **at)
   np.testing.assert_array_equal(got[:, [1, 3]], plain[:, [1, 3]])
   np.testing.assert_array_equal(x_hat[:, [0, 2]], x[:, [0, 2]])
   assert np.abs(got - plain)[:, [0, 2]].mean() > 0.1

@@ -1,0 +1,178 @@
+"""One video on several devices: each has a slab of its rows.
+
+The network has all that is done to maps of several sides: resampling,
+attention over space and time, and a condition of half the resolution.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.standins import random_params
+from vdm_jax import build, errors, generate, rng, sharding, train
+from vdm_jax import step as step_lib
+from vdm_jax.conditions import Conditions
+from vdm_jax.state import create
+
+FRAMES, SIZE = 3, 16
+WORDS = Conditions(text='words', words=('a', 'b'))
+MESHES = ((1, 1), (1, 2), (2, 4))  # data, space
+
+
+def config(**overrides):
+  base = {
+    'data__size': SIZE,
+    'data__images': 1,
+    'model__multipliers': (1, 1),
+    'model__attention_resolutions': (8,),
+    'model__temporal_convolution': True,
+    'model__channels': 4,
+    'model__head_dim': 4,
+    'model__groups': 2,
+    'model__dropout': 0.0,
+    'refine__kind': 'upsample',
+    'refine__factor': 2,
+    'diffusion__prior': 'progressive',
+    'diffusion__prior_alpha': 2.0,
+    'text__kind': 'words',
+    'text__max_length': 3,
+    'train__batch_size': 2,
+    'sample__batch_size': 2,
+  }
+  return tiny.config(**(base | overrides))
+
+
+def mesh(data, space):
+  devices = jax.devices()[: data * space]
+  return sharding.make_mesh(data, 1, devices, space=space)
+
+
+def batch(frames):
+  pixels = np.random.default_rng(0)
+  shape = (2, frames, SIZE, SIZE, 3)
+  slots = 1 + frames - FRAMES
+  text = np.tile(np.int32([[1, 2, 0]]), (2, slots, 1))
+  return {
+    'video': pixels.integers(0, 256, shape, np.uint8),
+    'text': text,
+    'text_mask': text > 0,
+  }
+
+
+def parameters(c):
+  net = build.model(c, WORDS)
+  return net, random_params(net, frames=FRAMES, size=c.refine.crop or SIZE)
+
+
+def trained(c, data, space):
+  """The metrics of a step, its gradient, and whether videos are spread."""
+  net, params = parameters(c)
+  on = mesh(data, space)
+  step = step_lib.make_train_step(
+    net.apply,
+    build.optimizer(c),
+    build.objective(c),
+    seed=0,
+    ema_decay=0.9,
+    place=sharding.video_sharding(on),
+  )
+  shapes = train.batch_shapes(c, WORDS, on)
+  state = jax.device_put(
+    create(params, build.optimizer(c)), sharding.replicated(on)
+  )
+  compiled = jax.jit(step).lower(state, shapes).compile()
+  new, metrics = compiled(state, train.to_devices(batch(FRAMES + 1), shapes))
+  # Adam's second moments are the squared gradients.
+  moments = jax.tree.leaves(jax.device_get(new.opt_state))
+  memory = compiled.memory_analysis().temp_size_in_bytes
+  return jax.device_get(metrics), moments, memory
+
+
+def test_a_training_step_does_not_depend_on_space():
+  """On crops, which each device has to cut out of what the others hold."""
+  c = config(refine__crop=8, model__attention_resolutions=(4,))
+  alone, moments, memory = trained(c, 1, 1)
+  assert alone['finite'] and alone['grad_norm'] > 0.1
+  scale = max(np.abs(m).max() for m in moments)
+  for data, space in MESHES[1:]:
+    spread, others, less = trained(c, data, space)
+    for name in ('loss', 'grad_norm', 'loss_video', 'loss_image'):
+      np.testing.assert_allclose(spread[name], alone[name], rtol=1e-5)
+    for a, b in zip(others, moments, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+    # That is what it is for: the activations of a device are fewer.
+    assert less < 1.6 * memory / (data * space)
+
+
+def test_a_sample_does_not_depend_on_space():
+  c = config(sample__steps=2)
+  net, params = parameters(c)
+  told = {k: v[:, :1] for k, v in batch(FRAMES).items() if k != 'video'}
+  low = batch(FRAMES)['video'][:, :, ::2, ::2]
+  keys = rng.per_example(rng.stream(0, 'sample'), jnp.arange(2))
+  found = {}
+  for data, space in MESHES[::2]:
+    draw = generate.Generator(c, net, mesh(data, space))
+    assert draw.batch_size == 2
+    found[data, space] = draw(
+      jax.device_put(params, sharding.replicated(mesh(data, space))),
+      keys=keys,
+      told=told,
+      low=low,
+      steps=2,
+    ).astype(int)
+  alone = found[1, 1]
+  assert alone.std() > 10
+  for videos in found.values():
+    assert np.abs(videos - alone).max() <= 1  # the rounding of a grey level
+    assert np.mean(videos != alone) < 0.01
+
+
+def test_latents_lie_in_slabs_and_conditions_do_not():
+  on = mesh(2, 4)
+  video = sharding.video_sharding(on).shard_shape((2, 3, 16, 16, 3))
+  assert video == (1, 3, 4, 16, 3)
+  assert sharding.batch_sharding(on).shard_shape((2, 5)) == (1, 5)
+  assert sharding.batch_shards(on) == 2
+  sharding.check_batch(on, 2)
+  shapes = train.batch_shapes(config(), WORDS, on)
+  for name, shape in shapes.items():
+    rows = shape.sharding.shard_shape(shape.shape)
+    whole = shape.shape[1:]
+    expected = (whole[0], whole[1] // 4, *whole[2:])
+    assert rows[1:] == (expected if name == 'video' else whole)
+
+
+@pytest.mark.parametrize(
+  'space, message',
+  [
+    (3, 'space is 3, which does not divide 8'),
+    (0, 'space is 0'),
+    (16, 'space is 16, which'),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(space, message):
+  with pytest.raises(errors.ConfigError, match=message) as caught:
+    sharding.make_mesh(space=space)
+  assert '; set it to one of 1, 2, 4, 8' in str(caught.value)
+
+
+def test_data_and_fsdp_share_what_space_leaves():
+  on = sharding.make_mesh(-1, 2, space=2)
+  assert dict(on.shape) == {'data': 2, 'fsdp': 2, 'space': 2}
+  with pytest.raises(errors.ConfigError, match=r'3×1 with space 2 .* 4×1, 2×2'):
+    sharding.make_mesh(3, 1, space=2)
+
+
+def test_maps_that_do_not_split_are_refused():
+  """The lowest maps have 8 rows here; halved again by a third level, 4."""
+  net = build.model(config(), WORDS)
+  sharding.check_space(mesh(1, 8), net, SIZE)
+  deep = build.model(config(model__multipliers=(1, 1, 1)), WORDS)
+  with pytest.raises(errors.ConfigError, match='use one of 1, 2, 4') as caught:
+    sharding.check_space(mesh(1, 8), deep, SIZE)
+  assert '\n' not in str(caught.value)
+  with pytest.raises(errors.ConfigError, match=r'mesh\.space is 8'):
+    generate.Generator(config(), deep, mesh(1, 8))

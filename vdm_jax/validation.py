@@ -1,0 +1,157 @@
+"""The ranges of settings, checked before anything else."""
+
+import math
+
+import ml_collections
+
+from vdm_jax import config as config_lib
+from vdm_jax import errors
+
+POSITIVE = (
+  'data.frames',
+  'data.size',
+  'data.stride',
+  'data.workers',
+  'model.channels',
+  'model.blocks',
+  'model.head_dim',
+  'model.emb_dim',
+  'model.emb_layers',
+  'model.groups',
+  'diffusion.p_std',
+  'refine.factor',
+  'mesh.space',
+  'optim.learning_rate',
+  'optim.eps',
+  'train.batch_size',
+  'train.accumulate',
+  'train.steps',
+  'train.log_every',
+  'train.checkpoint_every',
+  'train.keep',
+  'train.sample_count',
+  'train.sample_steps',
+  'sample.batch_size',
+  'sample.steps',
+  'sample.frame_rate',
+  'sample.delta',
+  'sample.churn_noise',
+  'sample.sigma_min',
+  'sample.sigma_max',
+  'sample.rho',
+  'sample.guidance_scale',
+  'sample.key_stride',
+  'sample.factor',
+  'text.max_length',
+)
+NOT_NEGATIVE = (
+  'data.images',
+  'refine.crop',
+  'optim.warmup',
+  'optim.weight_decay',
+  'optim.clip',
+  'train.sample_every',
+  'train.sample_first',
+  'mesh.cpu_devices',
+  'sample.count',
+  'sample.frames',
+  'sample.stride',
+  'sample.overlap',
+  'sample.start',
+  'sample.guidance_weight',
+  'sample.churn',
+  'sample.churn_min',
+  'sample.churn_max',
+)
+FRACTION = (
+  'train.drop.label',
+  'train.drop.text',
+  'train.drop.text2',
+  'model.dropout',
+  'optim.b1',
+  'optim.b2',
+  'optim.ema',
+)
+UNIT = ('sample.gamma', 'refine.augment_level')
+ENUMERATIONS = {
+  'data.resize': ('crop', 'squash'),
+  'data.short': ('skip', 'loop', 'error'),
+  'model.dtype': ('float32', 'bfloat16'),
+  'refine.kind': ('none', 'interpolate', 'upsample'),
+  'sample.order': ('extension', 'interpolation'),
+  'sample.grid': ('schedule', 'karras'),
+  'sample.deis_variable': ('log', 'sigma', 'karras'),
+  'sample.conditioning': (
+    'reconstruction',
+    'replacement',
+    'replacement_marginal',
+  ),
+  'sample.weight_schedule': ('constant', 'pigdm'),
+}
+
+
+def validate(config: ml_collections.ConfigDict):
+  """Raises ConfigError for the first value that is out of its range.
+
+  What depends on tables of other modules (names of sources, samplers, the
+  sizes that a network takes) is checked where the object is built.
+  """
+  values = config_lib.flat(config)
+  rules = (
+    (POSITIVE, lambda v: v > 0, 'a number above 0'),
+    (NOT_NEGATIVE, lambda v: v >= 0, 'a number of at least 0'),
+    (FRACTION, lambda v: 0 <= v < 1, 'a number from 0 up to, not including, 1'),
+    (UNIT, lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
+  )
+  for keys, legal, meaning in rules:
+    for key in keys:
+      if not (math.isfinite(values[key]) and legal(values[key])):
+        raise errors.ConfigError(
+          f'config.{key} is {values[key]}; it must be {meaning}'
+        )
+  for key, names in ENUMERATIONS.items():
+    config_lib.choose(f'config.{key}', values[key], names)
+  for key in (
+    'model.multipliers',
+    'model.attention_resolutions',
+    'model.level_blocks',
+  ):
+    if not all(isinstance(v, int) and v > 0 for v in values[key]):
+      raise errors.ConfigError(
+        f'config.{key} is {values[key]}; it must hold whole numbers above 0'
+      )
+  if not values['model.multipliers']:
+    raise errors.ConfigError(
+      'config.model.multipliers is empty; give one or '
+      'more whole numbers such as 1,2,4'
+    )
+  _validate_schedule(values)
+
+
+def _validate_schedule(values: dict):
+  low, high = (values[f'diffusion.logsnr_{end}'] for end in ('min', 'max'))
+  if low >= high:
+    raise errors.ConfigError(
+      f'config.diffusion.logsnr_min ({low}) is not below logsnr_max ({high}); '
+      'use −20 and 20'
+    )
+  if not math.isfinite(values['diffusion.p_mean']):
+    raise errors.ConfigError(
+      f'config.diffusion.p_mean is {values["diffusion.p_mean"]}; it must be a '
+      'number'
+    )
+  mass = values['diffusion.interval']
+  if not (
+    len(mass) == 2
+    and all(isinstance(u, int | float) for u in mass)
+    and 0 <= mass[0] < mass[1] <= 1
+  ):
+    raise errors.ConfigError(
+      f'config.diffusion.interval is {mass}; it must hold two growing numbers '
+      'from 0 to 1, such as 0.5,1.0 for the upper half of the noise levels'
+    )
+  if tuple(mass) != (0, 1) and values['diffusion.schedule'] != 'lognormal':
+    raise errors.ConfigError(
+      f'config.diffusion.interval is {mass}, but only the lognormal schedule '
+      'has intervals; set config.diffusion.schedule to lognormal'
+    )
