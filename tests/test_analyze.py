@@ -33,7 +33,7 @@ def test_alpha_of_a_prior_is_recovered(kind, frames, alpha):
   assert fit.misfit < 1e-9
   (other,) = set(correlation.FITS) - {kind}
   if frames > 2:
-    assert correlation.FITS[other](lags).misfit > 0.01
+    assert correlation.FITS[other](lags).misfit > 1e-3
 
 
 def test_alpha_where_no_prior_correlates_alike():
@@ -266,7 +266,6 @@ def test_from_a_checkpoint_to_the_page(tmp_path, clips, capsys):
 
 def test_frames_bring_their_conditions_or_none(clips):
   mesh = sharding.make_mesh(devices=ONE)
-  told = Conditions(classes=tuple('abcdefghijklmnopqrstu'))
   own = config(model__labels=True)
   told = analyze.build.data(own)[1]
   labels = analyze.read(own, told, mesh).told['label']

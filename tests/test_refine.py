@@ -1,6 +1,7 @@
 """Refining models: what they see is a function of the coarse video alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +30,21 @@ def clips(frames=FRAMES, size=SIZE, count=BATCH, seed=0):
   return jnp.asarray(pixels)
 
 
-def seen(stage, video, *, image_frames=0, **given):
-  """What the network sees in training."""
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def training(stage, video, keys, image_frames=0):
+  """Clips or crops of them, and what the network sees."""
   return stage.training(
-    video,
-    keys=given.get('keys', keys()),
-    prior=PRIOR,
-    image_frames=image_frames,
-  )[1]
+    video, keys=keys, prior=PRIOR, image_frames=image_frames
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def sampling(stage, low, keys, frames):
+  return stage.sampling(low, keys=keys, prior=PRIOR, frames=frames)
+
+
+def seen(stage, video, image_frames=0):
+  return training(stage, video, keys(), image_frames)[1]
 
 
 def same(a, b):
@@ -88,14 +96,13 @@ def test_training_sees_what_sampling_sees(form):
   low = form.lower(video)
   np.testing.assert_array_equal(low, form.lower(np.asarray(video)))
   clean = Refine(form, augment=False)
-  options = {'keys': keys(), 'prior': PRIOR, 'frames': FRAMES}
   in_training = seen(clean, video)
   assert set(in_training) == {'extra'}
-  assert same(in_training, clean.sampling(low, **options))
+  assert same(in_training, sampling(clean, low, keys(), FRAMES))
   # No noise is none at all; but the network is told that there is none.
-  none = Refine(form, level=0.0).sampling(low, **options)
+  none = sampling(Refine(form, level=0.0), low, keys(), FRAMES)
   assert same(in_training, none) and set(none) == {'extra', 'augment'}
-  some = Refine(form, level=0.1).sampling(low, **options)
+  some = sampling(Refine(form, level=0.1), low, keys(), FRAMES)
   assert not same(in_training, some)
   assert np.all(some['augment'] < none['augment'])
 
@@ -127,9 +134,11 @@ def test_crops_are_cut_from_the_whole(form):
   count = 40
   video = clips(size=12, count=count)
   stage = Refine(form, crop=8)
-  options = {'keys': keys(count), 'prior': PRIOR}
-  crops, part = stage.training(video, **options)
-  whole_video, whole = Refine(form).training(video, **options)
+  crops, part = jax.device_get(training(stage, video, keys(count)))
+  whole_video, whole = jax.device_get(
+    training(Refine(form), video, keys(count))
+  )
+  video = np.asarray(video)
   np.testing.assert_array_equal(whole_video, video)
   np.testing.assert_array_equal(part['augment'], whole['augment'])
   found = []
@@ -150,20 +159,19 @@ def test_crops_are_cut_from_the_whole(form):
   }
   assert set(found) <= every and len(set(found)) > 0.6 * len(every)
   # Where a crop lies is the example's own.
-  alone = stage.training(video[3:4], keys=options['keys'][3:4], prior=PRIOR)
+  alone = training(stage, jnp.asarray(video[3:4]), keys(count)[3:4])
   np.testing.assert_array_equal(alone[0][0], crops[3])
   np.testing.assert_array_equal(alone[1]['extra'][0], part['extra'][3])
 
 
 def test_images_are_upsampled_and_have_no_key_frames():
   video = clips(frames=6)
-  images = {'image_frames': 2}
-  extra = seen(Refine(Interpolate(2), augment=False), video, **images)['extra']
+  extra = seen(Refine(Interpolate(2), augment=False), video, 2)['extra']
   np.testing.assert_array_equal(extra[:, 4:], 0)
   np.testing.assert_array_equal(
     extra[:, :4], seen(Refine(Interpolate(2), False), video[:, :4])['extra']
   )
-  extra = seen(Refine(Upsample(2), augment=False), video, **images)['extra']
+  extra = seen(Refine(Upsample(2), augment=False), video, 2)['extra']
   np.testing.assert_array_equal(
     extra[:, 4:], seen(Refine(Upsample(2), False), video[:, 4:])['extra']
   )
@@ -189,7 +197,7 @@ def test_the_added_noise_has_its_variance_and_the_priors_covariance():
 def test_levels_are_uniform_in_training():
   stage = Refine(Upsample(2))
   video = jnp.zeros((500, 1, 2, 2, 3), jnp.uint8)
-  told = stage.training(video, keys=keys(500), prior=PRIOR)[1]['augment']
+  told = training(stage, video, keys(500))[1]['augment']
   levels = np.sort(refine.AUGMENTATION.inverse(told))
   even = (np.arange(500) + 0.5) / 500
   assert np.abs(levels - even).max() < 0.07  # Kolmogorov–Smirnov, 1 %

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors
-from vdm_jax import config as config_lib
+from vdm_jax import build, errors, validation
 from vdm_jax.diffusion import schedules
 
 
@@ -62,7 +61,7 @@ def test_samplers_that_do_not_exist_are_refused_in_one_line(values, message):
 )
 def test_values_out_of_range_are_named(key, value):
   with pytest.raises(errors.ConfigError, match=f'sample.{key}'):
-    config_lib.validate(options(**{key: value}))
+    validation.validate(options(**{key: value}))
 
 
 def test_levels_are_those_of_the_schedule_or_of_karras():

@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, checkpoint, errors, identity, logs, sharding, train
+from vdm_jax import (
+  build,
+  checkpoint,
+  errors,
+  identity,
+  logs,
+  meters,
+  sharding,
+  train,
+)
 from vdm_jax import step as step_lib
-from vdm_jax import meters
 from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
 

@@ -171,9 +171,10 @@ def read(config, told: Conditions, mesh) -> Clips:
     runtime.say(f'{len(clips)} videos, not the {c.videos} asked for')
   shapes = train.batch_shapes(videos, told, mesh)
   known = {
-    k: np.zeros((len(clips), *s.shape[1:]), s.dtype) for k, s in shapes.items()
+    k: jnp.zeros((len(clips), *s.shape[1:]), s.dtype)
+    for k, s in shapes.items()
+    if k != 'video'
   }
-  del known['video']
   known = {k: np.asarray(v) for k, v in conditions.null(known).items()}
   for name in () if c.path else known:
     if name in clips[0]:
@@ -243,6 +244,11 @@ def report(config, workdir, step: int, clips: Clips, encoded: coder.Encoded):
     error = correlation.standard_error(correlation.FITS[kind], lags)
     alphas[kind] = fit._asdict() | {'standard_error': error}
   lines = table(similar, c.stride)
+  runtime.say(
+    f'{encoded.steps} steps: {encoded.round_trip:.2%} of the frames lost there '
+    f'and back, {encoded.worst:.2%} of the worst one; RMS of the noises '
+    f'{facts["RMS of the noises"]:.3f}, of a prior 1'
+  )
   runtime.say('\n'.join([*aligned(lines), *alpha_lines(alphas), CAVEAT]))
   writing.write_json(
     workdir / 'analysis.json',
@@ -357,6 +363,6 @@ def show(config, workdir, picture, lines, facts, alphas) -> pathlib.Path:
   return gallery.rebuild(
     workdir,
     title=config.name,
-    facts=sample.facts(config),
+    facts=None if path.exists() else sample.facts(config),
     scores=[row for row in scores if OF not in row] + lines,
   )

@@ -181,7 +181,9 @@ def _sample() -> ml_collections.ConfigDict:
   c.count = 64  # 0: none after training
   c.batch_size = 16
   c.seed = 0
-  c.sampler = 'ancestral'  # one of build.SAMPLERS
+  # one of build.SAMPLERS; heun is for the grid karras, or 256 steps: the first
+  # one of the cosine schedule is too long for it
+  c.sampler = 'ancestral'
   c.steps = 256
   c.gamma = 0.1  # log-variance interpolation of `ancestral`
   c.delta = 0.1  # step size of `predictor_corrector`

@@ -21,6 +21,8 @@ Batch = dict[str, Array]
 
 # Edges of the log-SNR bands by which the loss is reported.
 BAND_EDGES = (-10.0, -5.0, 0.0, 5.0, 10.0)
+# What is random in a step besides the times: streams of the run's seed.
+STREAMS = ('noise', 'drop', 'dropout', 'refine')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,22 +93,17 @@ def make_train_step(
       'logsnr': objective.schedule(times),
       'index': jnp.arange(count),
     }
-    noise = rng.stream(seed, 'noise', state.step)
-    drop = rng.stream(seed, 'drop', state.step)
-    dropout = rng.stream(seed, 'dropout', state.step)
-    refine = rng.stream(seed, 'refine', state.step)
+    streams = {name: rng.stream(seed, name, state.step) for name in STREAMS}
 
     def part_grads(i, part):
+      dropout = jax.random.fold_in(streams['dropout'], i)
       return jax.value_and_grad(part_loss, has_aux=True)(
         state.params,
         apply,
         objective,
         part,
-        noise=noise,
-        drop=drop,
-        dropout=jax.random.fold_in(dropout, i),
-        refine=refine,
         place=place,
+        **streams | {'dropout': dropout},
       )
 
     (loss, sums), grads = accumulated(part_grads, examples, accumulate)

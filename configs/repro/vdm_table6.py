@@ -44,9 +44,9 @@ def get_config(variant=''):
   c.train.checkpoint_every = 250
   c.train.sample_every = 0
 
-  c.sample.count = 32
-  c.sample.batch_size = 32
-  c.sample.steps = 48
+  c.sample.count = 16
+  c.sample.batch_size = 16
+  c.sample.steps = 32
   c.sample.frames = 24
   c.sample.overlap = 3
 

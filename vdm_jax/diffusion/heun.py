@@ -23,6 +23,10 @@ def heun() -> Sampler:
   ½ (s/s' − 1)(x̂' − x̂): on the line of the Euler step d' − d is (x̂ − x̂')/s',
   so that no difference is divided by a small σ. Calls the denoiser twice.
   Draws no noise.
+
+  For the grid of Karras22. The slope at s' counts as much as that at s, however
+  far s is: the first of 64 steps of Ho22's grid, from s = 2e4 to 40, spoils
+  the covariance by an eighth to a half, that of 256 steps by 1 % at most.
   """
 
   def step(denoise, *, keys, z, past, row, logsnr_t, logsnr_s, prior):

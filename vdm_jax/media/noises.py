@@ -72,7 +72,12 @@ def draw(
   return np.array(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _scatter(axis, coloured: Noises, grey: Noises, seed: int):
+def _scatter(
+  axis,
+  coloured: Noises,
+  grey: Float[np.ndarray, 'p q d'],
+  seed: int,
+):
   """The t-SNE of two sets of noises, the first coloured by video."""
   from matplotlib import colormaps
 
@@ -97,6 +102,7 @@ def layout(
   points: Float[np.ndarray, 'p d'], seed: int = 0
 ) -> Float[np.ndarray, 'p 2']:
   """t-SNE by the cosine distance, in two dimensions."""
+  import threadpoolctl
   from sklearn.manifold import TSNE
 
   unit = points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -108,7 +114,10 @@ def layout(
     perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
     random_state=seed,
   )
-  return model.fit_transform(distances)
+  # So few points are slower by many threads, and much slower where other
+  # programs want the cores too.
+  with threadpoolctl.threadpool_limits(1):
+    return model.fit_transform(distances)
 
 
 def _curves(axis, lags, curves):
