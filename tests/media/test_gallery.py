@@ -271,8 +271,8 @@ def test_a_page_is_bounded_and_says_what_is_left_out(tmp_path, monkeypatch):
   page = open_page(tmp_path)
   assert len(page.all('video')) == 2 + 1
   text = ' '.join(page.text('p'))
-  assert '1 more in samples/final.' in text
-  assert '2 more in samples/more.' in text
+  assert '2 more in samples/final.' in text
+  assert '1 more in samples/more.' in text
   assert 'See samples/step-2/grid.mp4.' in text
   assert 'See samples/step-1/grid.mp4.' in text
   assert 'samples/step-3' not in text

@@ -229,8 +229,9 @@ def _load(samples: Path) -> list[Section]:
   steps.sort(key=lambda entry: entry[1]['step'], reverse=True)
   sections = []
   count, size = MAX_VIDEOS, MAX_BYTES
-  for here, about in final:
-    tiles = _single_tiles(here, about['items'], count, size)
+  for i, (here, about) in enumerate(final):
+    left = len(final) - i  # sets that share what remains
+    tiles = _single_tiles(here, about['items'], -(-count // left), size // left)
     count -= len(tiles)
     size -= sum(len(tile.mp4 or b'') for tile in tiles)
     rest = len(about['items']) - len(tiles)
