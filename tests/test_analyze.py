@@ -215,6 +215,24 @@ def test_steps_are_doubled_until_the_frames_come_back(capsys):
   assert 'raise config.analyze.steps' in capsys.readouterr().err
 
 
+class Expanding:
+  """A network whose flow takes all frames to nearly the same noise."""
+
+  def apply(self, variables, z, logsnr):
+    """x̂ = 2.5 z/α − 1.5: z/α − 1 shrinks like s^−1.5, to 1e-7 of itself."""
+    alpha, _ = process.alpha_sigma(process.over_video(logsnr))
+    return 2.5 * z / alpha - 1.5
+
+
+def test_steps_that_do_not_help_are_not_taken(capsys):
+  found = coder.encode(
+    model(Expanding(), analyze__steps=4), images().videos(2, 2), {}
+  )
+  assert found.steps < 4 * coder.MOST and found.round_trip > 0.1
+  text = capsys.readouterr().err
+  assert 'it is not the steps' in text and f'{found.rms:.2f}' in text
+
+
 def config(**overrides):
   base = {
     'data__frames': 1,

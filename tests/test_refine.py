@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,16 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, refine, rng
+from vdm_jax import (
+  build,
+  errors,
+  generate,
+  refine,
+  rng,
+  sample,
+  sharding,
+  train,
+)
 from vdm_jax import step as step_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion import process
@@ -248,6 +259,126 @@ def test_the_loss_meets_what_is_seen():
     )
   assert found['flat'] < 1e-12
   assert min(found['rough'], found['noisy']) > 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Detail:
+  """A network that predicts E[x|z] of what it sees with white detail added.
+
+  The detail has the standard deviation 0.3, and its mean is 0.05 (label + 1),
+  so 0 for the null condition.
+  """
+
+  remat: str = 'none'
+  attention_resolutions: tuple = ()
+
+  def apply(self, variables, z, logsnr, *, extra, label, augment=None):
+    del variables, augment
+    alpha, sigma = (process.over_video(a) for a in process.alpha_sigma(logsnr))
+    mean = extra[..., :3] + process.over_video(0.05 * (label + 1.0))
+    gain = alpha * 0.3**2 / (alpha**2 * 0.3**2 + sigma**2)
+    return mean + gain * (z - alpha * mean)
+
+
+@pytest.mark.parametrize('scale', [1.0, 3.0])
+def test_samples_are_what_is_seen_and_detail(scale):
+  """With the detail's variance, and both twins of guidance see the same."""
+  count = 32
+  c = options(
+    refine__augment=False,
+    diffusion__prediction='x',
+    diffusion__weight='x',
+    sample__batch_size=count,
+    sample__sampler='heun',
+    sample__guidance_scale=scale,
+  )
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  draw = generate.Generator(c, Detail(), mesh)
+  low = np.random.default_rng(0).integers(100, 156, (count, 3, 4, 4, 3))
+  low = low.astype(np.uint8)
+  video = draw(
+    {},
+    keys=keys(count),
+    told={'label': np.zeros(count, np.int32)},
+    low=low,
+    steps=64,
+  )
+  seen_of_it = Upsample(2).extra(step_lib.to_float(jnp.asarray(low)), frames=3)
+  detail = step_lib.to_float(jnp.asarray(video)) - seen_of_it
+  bound = 4 * 0.3 / np.sqrt(detail.size)
+  assert abs(np.mean(detail) - scale * 0.05) < bound
+  np.testing.assert_allclose(np.std(detail), 0.3, rtol=0.02)
+  other = step_lib.to_float(jnp.asarray(video)) - jnp.flip(seen_of_it, 0)
+  assert np.std(other) > 0.32
+
+
+# Channels of T5-XXL and of CLIP ViT-L/14.
+TEXTS = Conditions(text='embeddings', text_dim=4096, text2_dim=768)
+PYOCO = {
+  'base': 1080,
+  'interpolation': 1080,
+  'sr256': 313,
+  'sr1024': 313,
+}
+
+
+def load(name, variant=''):
+  path = pathlib.Path(f'configs/{name}.py')
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param('base', marks=pytest.mark.slow),
+    pytest.param('interpolation', marks=pytest.mark.slow),
+    'sr256',
+    'sr1024',
+  ],
+)
+def test_pyocos_stages_have_their_parameters(name):
+  c = load(f'pyoco_{name}')
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  shapes = sample.abstract_params(c, build.model(c, TEXTS), mesh)
+  millions = train.parameter_count(shapes) / 1e6
+  assert millions == pytest.approx(PYOCO[name], rel=0.03)
+
+
+def test_pyocos_stages_fit_together():
+  """And Table 3's configurations take experts of more and more stages."""
+  c = load('pyoco_cascade')
+  assert tuple(PYOCO) == c.cascade.order
+  for name in PYOCO:
+    of_run, stage = load(f'pyoco_{name}'), c.cascade[name]
+    assert stage.workdir == f'runs/{of_run.name}'
+    data = of_run.data
+    assert (stage.frames, stage.size) == (data.frames, data.size)
+    assert stage.stride == data.stride
+    tiny_run, stage = (
+      load(f'pyoco_{name}', 'tiny'),
+      load('pyoco_cascade', 'tiny').cascade[name],
+    )
+    assert stage.workdir == f'runs/{tiny_run.name}'
+    data = tiny_run.data
+    assert (stage.frames, stage.size) == (data.frames, data.size)
+    assert stage.stride == data.stride
+  with_experts = {
+    variant: {
+      name
+      for name in PYOCO
+      if load('pyoco_cascade', variant).cascade[name].sample.experts
+    }
+    for variant in 'abcd'
+  }
+  assert with_experts == {
+    'a': set(),
+    'b': {'sr256', 'sr1024'},
+    'c': {'sr256', 'sr1024', 'interpolation'},
+    'd': set(PYOCO),
+  }
 
 
 def test_the_network_fits_what_it_sees():

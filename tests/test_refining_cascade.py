@@ -176,6 +176,11 @@ BAD = {
     {'cascade.above.augment_level': 2.0},
     'above: config.refine.augment_level is 2.0',
   ),
+  'experts': (
+    ('base', 'between'),
+    {'cascade.between.sample.experts': ('nowhere',)},
+    'stage between: .*experts is set, but .*; leave it out',
+  ),
   'windows': (
     ('base', 'between'),
     {
@@ -289,8 +294,11 @@ def test_training_shows_refined_clips_of_the_data(tmp_path, drawn, monkeypatch):
   np.testing.assert_array_equal(last.low[0], blocks)
 
 
-def test_four_stages_from_a_caption(tmp_path, monkeypatch):
-  """Trained for a step each, and sampled: 3×8×8 to 5×32×32."""
+def test_four_stages_from_a_caption(tmp_path, capsys):
+  """Trained for a step each, and sampled: 3×8×8 to 5×32×32.
+
+  The second stage by two experts.
+  """
   common = {
     'text__kind': 'words',
     'text__max_length': 8,
@@ -331,7 +339,16 @@ def test_four_stages_from_a_caption(tmp_path, monkeypatch):
     stage.workdir, stage.size = str(tmp_path / name), of_run.data.size
     stage.frames, stage.stride = of_run.data.frames, of_run.data.stride
     c.cascade[name] = stage
+  _, told = train.build.data(of_run)
+  halves = {'low': (0.0, 0.5), 'high': (0.5, 1.0)}
+  for name, mass in halves.items():
+    expert = common | INTERPOLATE | {'diffusion__interval': mass}
+    saved.run(tmp_path / name, tiny.config(**expert), told)
+  experts = tuple(str(tmp_path / name) for name in halves)
+  c.cascade.between.sample.experts = experts
   cascade.run(c, tmp_path / 'all', ONE)
+  used = re.findall(r'σ/α from .*: step 1 of (.*)', capsys.readouterr().out)
+  assert tuple(used) == experts
   found = [videos(tmp_path / 'all', name) for name in stages]
   assert [v.shape[1:4] for v in found] == [
     (3, 8, 8),

@@ -237,7 +237,7 @@ def report(config, workdir, step: int, clips: Clips, encoded: coder.Encoded):
     'lost there and back': encoded.round_trip,
     'worst frame': encoded.worst,
     'moved from half the steps': encoded.moved,
-    'RMS of the noises': float(np.sqrt(np.mean(np.square(eps)))),
+    'RMS of the noises': encoded.rms,
   }
   alphas = {}
   for kind, fit in fits.items():
@@ -247,7 +247,7 @@ def report(config, workdir, step: int, clips: Clips, encoded: coder.Encoded):
   runtime.say(
     f'{encoded.steps} steps: {encoded.round_trip:.2%} of the frames lost there '
     f'and back, {encoded.worst:.2%} of the worst one; RMS of the noises '
-    f'{facts["RMS of the noises"]:.3f}, of a prior 1'
+    f'{encoded.rms:.3f}, of a prior 1'
   )
   runtime.say('\n'.join([*aligned(lines), *alpha_lines(alphas), CAVEAT]))
   writing.write_json(

@@ -29,6 +29,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  ensemble,
   errors,
   identity,
   refine,
@@ -159,6 +160,7 @@ def _check_stage(config, number: int, mesh) -> Stage:
     of_run = _config_of(config, name, factor)
     checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
     trained = sample.trained_with(checkpoints, of_run)
+    ensemble.find(of_run, trained)  # a mistake in it ends the cascade here
     given = Given(frames=seen if factor == 1 else ())
     if sees := refine.of_config(of_run):
       _check_refines(of_run, seen, factor, first=not number)

@@ -72,7 +72,7 @@ def _model() -> ml_collections.ConfigDict:
   c.multipliers = (1, 2, 4, 8)
   c.blocks = 2  # residual blocks per resolution
   c.level_blocks = ()  # efficient: each level's own; (): `blocks`
-  c.attention_resolutions = (8, 16, 32)
+  c.attention_resolutions = (8, 16, 32)  # sides of maps, as trained: of crops
   c.head_dim = 64
   c.emb_dim = 1024
   c.emb_layers = 4

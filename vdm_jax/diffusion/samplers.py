@@ -177,19 +177,41 @@ def advance(
     return latent
 
   def body(i, latent: Latent) -> Latent:
-    z, _, past = sampler.step(
+    return take_step(
       denoise,
-      keys=fold(keys, i + 1),
-      z=latent.z,
-      past=latent.past,
-      row=per_example(grid.rows[i], keys.size),
-      logsnr_t=per_example(grid.logsnr[i], keys.size),
-      logsnr_s=per_example(grid.logsnr[i + 1], keys.size),
+      sampler,
+      latent=latent,
+      keys=keys,
+      grid=grid,
       prior=prior,
+      index=i,
     )
-    return Latent(z, past)
 
   return jax.lax.fori_loop(begin, end, body, latent)
+
+
+def take_step(
+  denoise: Denoiser,
+  sampler: Sampler,
+  *,
+  latent: Latent,
+  keys: Key[Array, ' b'],
+  grid: Grid,
+  prior: NoisePrior,
+  index: int | Int[Array, ''],
+) -> Latent:
+  """Takes the latent from the level `index` to the next; one of `advance`."""
+  z, _, past = sampler.step(
+    denoise,
+    keys=fold(keys, index + 1),
+    z=latent.z,
+    past=latent.past,
+    row=per_example(grid.rows[index], keys.size),
+    logsnr_t=per_example(grid.logsnr[index], keys.size),
+    logsnr_s=per_example(grid.logsnr[index + 1], keys.size),
+    prior=prior,
+  )
+  return Latent(z, past)
 
 
 def ancestral(gamma: float) -> Sampler:
