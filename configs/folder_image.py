@@ -5,9 +5,14 @@
     python -m vdm_jax.main --mode=analyze --workdir=runs/folder_image
 
 The second command measures how the noises of a video's frames correlate
-(Ge23 Table 1 and Fig. 2 (a)). The size is one for two CPU cores; the network is
-that of `configs/folder.py` without its temporal attention. All values but those
-of the diffusion are ours.
+(Ge23 Table 1 and Fig. 2). The size is one for two CPU cores. All values but
+those of the diffusion are ours.
+
+Of twelve short clips (the model was trained on small copies of them, for large
+ones are slow to decode), after 750 steps: noises of 16 frames in a row are
+alike by 0.64 ± 0.24, those of different videos by −0.005 ± 0.005; to noise and
+back costs 0.1 %. The progressive prior fits best, with α = 2.3. At 32 pixels,
+200 steps were far too few: what the model makes of frames is no noise yet.
 """
 
 from vdm_jax import config as config_lib
@@ -18,11 +23,11 @@ def get_config(variant=''):
   c.name = 'folder_image'
   c.data.source = 'folder'
   c.data.frames = 1
-  c.data.size = 32
+  c.data.size = 16
 
   c.model.temporal = False
   c.model.channels = 32
-  c.model.multipliers = (1, 2, 4)
+  c.model.multipliers = (1, 2)
   c.model.blocks = 1
   c.model.attention_resolutions = (8,)
   c.model.head_dim = 32
@@ -37,13 +42,13 @@ def get_config(variant=''):
   c.diffusion.p_mean = -1.2
   c.diffusion.p_std = 1.2
 
-  c.optim.learning_rate = 1e-3
+  c.optim.learning_rate = 2e-3
   c.optim.warmup = 50
   c.optim.b2 = 0.999
   c.optim.ema = 0.99
 
   c.train.batch_size = 32
-  c.train.steps = 2000
+  c.train.steps = 750
   c.train.log_every = 20
   c.train.checkpoint_every = 100
   c.train.sample_every = 400

@@ -249,7 +249,10 @@ def report(config, workdir, step: int, clips: Clips, encoded: coder.Encoded):
     f'and back, {encoded.worst:.2%} of the worst one; RMS of the noises '
     f'{encoded.rms:.3f}, of a prior 1'
   )
-  runtime.say('\n'.join([*aligned(lines), *alpha_lines(alphas), CAVEAT]))
+  text = [*aligned(lines), *alpha_lines(alphas), CAVEAT]
+  if c.stride > 1:
+    text.append(f'Neighbours are {c.stride} frames of the video apart.')
+  runtime.say('\n'.join(text))
   writing.write_json(
     workdir / 'analysis.json',
     finite(
@@ -266,7 +269,7 @@ def report(config, workdir, step: int, clips: Clips, encoded: coder.Encoded):
       }
     ),
   )
-  picture = draw(eps, draws, lags, fits, c.seed)
+  picture = draw(eps, draws, lags, fits, c)
   writing.write_png(workdir / 'analysis.png', picture)
   page = show(config, workdir, picture, lines, facts, alphas)
   runtime.say(f'the picture is {workdir / "analysis.png"}; open {page}')
@@ -278,7 +281,7 @@ def prior_draws(prior: NoisePrior, shape, seed: int):
   return np.asarray(prior.sample(keys, tuple(shape[1:])))
 
 
-def draw(eps, draws, lags, fits, seed: int) -> UInt8[np.ndarray, 'h w 3']:
+def draw(eps, draws, lags, fits, c) -> UInt8[np.ndarray, 'h w 3']:
   """The picture, with draws of the progressive prior that correlates alike."""
   k = np.arange(1, lags.shape[1] + 1)
   mixed, progressive = fits['mixed'], fits['progressive']
@@ -288,14 +291,15 @@ def draw(eps, draws, lags, fits, seed: int) -> UInt8[np.ndarray, 'h w 3']:
   return noises.draw(
     eps.reshape(flat),
     draws=draws.reshape(flat),
-    prior=prior_draws(prior, eps.shape, seed + 1).reshape(flat),
+    prior=prior_draws(prior, eps.shape, c.seed + 1).reshape(flat),
     name=f'progressive noise, α = {alpha:.2g}',
     lags=lags,
     curves={
       f'mixed, α = {mixed.alpha:.2g}': mixed.correlation + 0.0 * k,
       f'progressive, α = {alpha:.2g}': progressive.correlation**k,
     },
-    seed=seed,
+    stride=c.stride,
+    seed=c.seed,
   )
 
 

@@ -21,9 +21,10 @@ def get_config(variant=''):
   c.data.size = 16
 
   c.model.channels = 32
-  c.model.multipliers = (1, 2)
+  c.model.multipliers = (1, 2, 2)
   c.model.blocks = 1
   c.model.attention_resolutions = (8,)
+  c.model.frame_positions = True
   c.model.head_dim = 32
   c.model.emb_dim = 128
   c.model.emb_layers = 2
@@ -34,12 +35,12 @@ def get_config(variant=''):
   c.diffusion.weight = 'v'
   c.diffusion.shift = -4.0
 
-  c.optim.learning_rate = 2e-3
+  c.optim.learning_rate = 1e-3
   c.optim.warmup = 50
   c.optim.ema = 0.995
 
   c.train.batch_size = 16
-  c.train.steps = 1800
+  c.train.steps = 3600
   c.train.log_every = 20
   c.train.checkpoint_every = 250
   c.train.sample_every = 0

@@ -37,6 +37,7 @@ def draw(
   name: str,
   lags: Float64[np.ndarray, 'm k'],
   curves: Mapping[str, Float64[np.ndarray, ' k']],
+  stride: int = 1,
   seed: int = 0,
 ) -> UInt8[np.ndarray, 'h w 3']:
   """Draws the four panels.
@@ -48,6 +49,7 @@ def draw(
     name: of that prior.
     lags: each video's mean correlation of frames 1, 2, … k apart.
     curves: what priors have there, by name.
+    stride: frames of the video from one of its n frames to the next.
     seed: of the frames in the first panel, and of t-SNE.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,7 +67,7 @@ def draw(
   own.set_title('(b) all frames, coloured by video')
   _scatter(of_prior, prior, draws, seed)
   of_prior.set_title(f'(c) draws of {name}')
-  _curves(by_lag, lags, curves)
+  _curves(by_lag, lags, curves, stride)
   by_lag.set_title('(d) correlation by frame lag')
   figure.suptitle('t-SNE of noises; grey: independent draws', fontsize=11)
   canvas.draw()
@@ -120,9 +122,9 @@ def layout(
     return model.fit_transform(distances)
 
 
-def _curves(axis, lags, curves):
+def _curves(axis, lags, curves, stride: int):
   """Mean ± standard deviation over videos, and what priors have there."""
-  k = np.arange(1, lags.shape[1] + 1)
+  k = stride * np.arange(1, lags.shape[1] + 1)
   axis.axhline(0, color='0.8', linewidth=1)
   axis.errorbar(
     k,
@@ -137,5 +139,5 @@ def _curves(axis, lags, curves):
   )
   for (name, curve), style in zip(curves.items(), ('--', '-'), strict=False):
     axis.plot(k, curve, label=name, linestyle=style, linewidth=1.5)
-  axis.set(xlabel='frames apart')
+  axis.set(xlabel='frames of the video apart')
   axis.legend(fontsize=8)
