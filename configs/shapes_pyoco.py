@@ -7,8 +7,8 @@ Hardware: two CPU cores. It starts from `runs/shapes_image`; name another folder
 with `--config.init.workdir=RUN`, and train from scratch with
 `--config.init.workdir=`. The network is that of `configs/shapes.py`; temporal
 attention begins as the identity, noise is progressive with α = 2, and two
-images beside each video bypass the temporal layers. All values but those of
-the diffusion are ours.
+images beside each video bypass the temporal layers. All values are ours but for
+the kind of the diffusion and α.
 """
 
 from vdm_jax import config as config_lib
@@ -38,6 +38,8 @@ def get_config(variant=''):
   c.diffusion.prediction = 'edm'
   c.diffusion.weight = 'edm'
   c.diffusion.schedule = 'lognormal'
+  c.diffusion.p_mean = 0.5  # theirs: −1.2; here more is decided at high noise
+  c.diffusion.p_std = 1.5  # theirs: 1.2
   c.diffusion.prior = 'progressive'
   c.diffusion.prior_alpha = 2.0
 
