@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests import saved, tiny
 from vdm_jax import analyze, coder, errors, main, sharding
+from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion import correlation, denoiser, inversion, process
 from vdm_jax.diffusion.correlation import Fit
@@ -142,7 +143,7 @@ def model(law, **overrides):
   options = {'diffusion__prediction': 'x', 'data__frames': 1}
   config = tiny.config(**(options | overrides))
   mesh = sharding.make_mesh(devices=ONE)
-  return coder.Coder(analyze._karras(config), law, {}, mesh, 7)
+  return coder.Coder(karras(config), law, {}, mesh, 7)
 
 
 def test_encoded_frames_correlate_as_their_law_says():
@@ -248,6 +249,10 @@ def config(**overrides):
   return tiny.config(**(base | overrides))
 
 
+def karras(config):
+  return config_lib.varied(config, {'sample.grid': 'karras'})
+
+
 @pytest.fixture
 def clips(tmp_path):
   """A folder of three videos that can be used, and one that is too short."""
@@ -314,7 +319,7 @@ def test_what_cannot_be_analysed(overrides, message):
   told = Conditions(classes=('a', 'b'))
   analyze.check(config(), told)
   with pytest.raises(errors.ConfigError, match=message) as e:
-    analyze.check(analyze._karras(config(**overrides)), told)
+    analyze.check(karras(config(**overrides)), told)
   assert '\n' not in str(e.value)
 
 

@@ -29,6 +29,7 @@ from vdm_jax import (
   sharding,
   train,
 )
+from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data import source as source_lib
@@ -75,7 +76,7 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   noises.check()
-  config = _karras(config)
+  config = config_lib.varied(config, {'sample.grid': 'karras'})
   mesh = sharding.of_config(config, devices)
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
   told = sample.trained_with(checkpoints, config)
@@ -85,13 +86,6 @@ def run(config, workdir: pathlib.Path, devices=None):
   encoded = coder.encode(model, clips.frames, clips.told)
   if jax.process_index() == 0:
     report(config, workdir, model.step, clips, encoded)
-
-
-def _karras(config):
-  """The settings, with levels that are those of Karras22."""
-  copy = config.copy_and_resolve_references().unlock()
-  copy.sample.grid = 'karras'
-  return copy.lock()
 
 
 def check(config, told: Conditions):
@@ -129,12 +123,7 @@ def check(config, told: Conditions):
       f'the run knows the noise levels {config.diffusion.interval} alone; '
       'analyse the run that it began from'
     )
-  needs = {
-    'label': bool(told.classes),
-    'text': told.text != 'none',
-    'text2': told.text2_dim > 0,
-  }
-  kept = [k for k, needed in needs.items() if needed and not drop[k]]
+  kept = [k for k in told.droppable if not drop[k]]
   if c.path and kept:
     raise errors.ConfigError(
       f'the model was trained with config.train.drop.{kept[0]} = 0 and does '
@@ -189,20 +178,23 @@ def read(config, told: Conditions, mesh) -> Clips:
 def _reading(config):
   """The settings that read videos where those of the run read frames."""
   c = config.analyze
-  copy = config.copy_and_resolve_references().unlock()
-  copy.data.update(
-    frames=c.frames,
-    stride=c.stride,
-    strides=(),
-    images=0,
-    flip=False,
-    short='skip',
-  )
+  changes = {
+    'data.frames': c.frames,
+    'data.stride': c.stride,
+    'data.strides': (),
+    'data.images': 0,
+    'data.flip': False,
+    'data.short': 'skip',
+  }
   if c.path:
-    copy.data.update(source='folder', path=c.path, classes=False)
-    copy.model.labels = False
-    copy.text.kind = 'none'
-  return copy.lock()
+    changes |= {
+      'data.source': 'folder',
+      'data.path': c.path,
+      'data.classes': False,
+      'model.labels': False,
+      'text.kind': 'none',
+    }
+  return config_lib.varied(config, changes)
 
 
 def _refuse_other(told: Conditions, found: Conditions):

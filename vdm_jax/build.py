@@ -126,8 +126,9 @@ def data(config) -> tuple[Source, Conditions]:
   c = config.data
   videos, images = _augmented(make, config), None
   if c.images:
-    single = config.copy_and_resolve_references().unlock()
-    single.data.update(frames=1, stride=1, strides=())
+    single = config_lib.varied(
+      config, {'data.frames': 1, 'data.stride': 1, 'data.strides': ()}
+    )
     images = _augmented(still_images if c.image_path else make, single)
   with_text, told = _text(config, videos, images)
   told = dataclasses.replace(
@@ -160,12 +161,12 @@ def _augmented(make, config) -> Source:
   if not c.strides:
     videos = make(config)
   else:
-    sources = {}
-    for stride in c.strides:
-      one = config.copy_and_resolve_references().unlock()
-      one.data.stride = stride
-      sources[stride] = make(one)
-    videos = strides.Strides(sources)
+    videos = strides.Strides(
+      {
+        s: make(config_lib.varied(config, {'data.stride': s}))
+        for s in c.strides
+      }
+    )
   return flips.Flipped(videos) if c.flip else videos
 
 

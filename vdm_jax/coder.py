@@ -67,8 +67,7 @@ class Coder:
   @property
   def batch_size(self) -> int:
     """Frames at a time; they fill every device."""
-    shards = sharding.batch_shards(self.mesh)
-    return -(-self.config.sample.batch_size // shards) * shards
+    return sharding.whole_batch(self.mesh, self.config.sample.batch_size)
 
   def programs(self, steps: int):
     """(encode, decode) along so many steps, each compiled once.

@@ -61,6 +61,12 @@ class Conditions:
     there = {'': self.text != 'none', '2': self.text2_dim > 0}
     return tuple(n for n in TEXTS if there[n])
 
+  @property
+  def droppable(self) -> tuple[str, ...]:
+    """What there is of the names in `config.train.drop`."""
+    texts = tuple(f'text{n}' for n in self.texts)
+    return ('label', *texts) if self.classes else texts
+
   def refuse_other_encoders(self, other: 'Conditions'):
     """Raises CheckpointError unless the encoders are the same."""
     for n in TEXTS:

@@ -310,6 +310,13 @@ def variant(config: ml_collections.ConfigDict, name: str, **choices: dict):
   return config.lock()
 
 
+def varied(config: ml_collections.ConfigDict, changes: dict):
+  """A locked copy of a config, with the values of dotted keys changed."""
+  copy = config.copy_and_resolve_references().unlock()
+  copy.update_from_flattened_dict(changes)
+  return copy.lock()
+
+
 def choose(what: str, name: str, table):
   """table[name], or name itself for a tuple; ConfigError if it has none.
 

@@ -129,15 +129,6 @@ def is_whole(config) -> bool:
   return tuple(config.diffusion.interval) == WHOLE
 
 
-def whole(config):
-  """The settings for sampling, which runs through all noise levels."""
-  if is_whole(config):
-    return config
-  copy = config.copy_and_resolve_references().unlock()
-  copy.diffusion.interval = WHOLE
-  return copy.lock()
-
-
 def check_training(config):
   """Says so if the run trains an expert, which makes no samples by itself.
 

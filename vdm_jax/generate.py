@@ -52,8 +52,7 @@ class Generator:
     self.place = sharding.batch_sharding(mesh)
     video = sharding.video_sharding(mesh)
     latent = samplers.Latent(video, NamedSharding(mesh, P(None, *video.spec)))
-    shards = sharding.batch_shards(mesh)
-    self.batch_size = -(-config.sample.batch_size // shards) * shards
+    self.batch_size = sharding.whole_batch(mesh, config.sample.batch_size)
     c = config.data
     self.shape = (c.frames, c.size, c.size, 3)
     sharding.check_space(mesh, self.model, c.size)

@@ -27,7 +27,7 @@ from vdm_jax import (
 from vdm_jax import config as config_lib
 from vdm_jax.data import seams
 from vdm_jax.media import gallery, plots, writing
-from vdm_jax.tables import TABLES, Overrides, Table
+from vdm_jax.tables import TABLES, Table
 
 Scores = dict[str, float]
 REAL = 'real clips'
@@ -54,7 +54,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   for name, overrides in table.rows.items():
     scores[name] = []
     for seed in training_seeds(config):
-      row = varied(config, overrides | {'seed': seed})
+      row = config_lib.varied(config, overrides | {'seed': seed})
       if starts_from_images(table, name):
         row = from_images(row, workdir, table, devices)
       folder = workdir / 'models' / folder_name(row, table)
@@ -81,13 +81,13 @@ def from_images(row, workdir, table: Table, devices):
   folder = workdir / 'models' / f'images_{folder_name(images, table)}'
   runtime.say(f'the images that it starts from: the model in {folder}')
   fit(images, folder, devices)
-  return varied(row, {'init.workdir': str(folder)})
+  return config_lib.varied(row, {'init.workdir': str(folder)})
 
 
 def of_images(row):
   """The config of the model of images that the model of a row starts from."""
   c = row.reproduce
-  return varied(
+  return config_lib.varied(
     row,
     {
       'data.frames': 1,
@@ -106,7 +106,7 @@ def fit(row, folder, devices):
   """Trains a model to the end, or for as long as is left."""
   checkpoints = checkpoint.Checkpoints(folder, read_only=True)
   if max(checkpoints.steps(), default=0) < row.train.steps:
-    train.run(varied(row, {'sample.count': 0}), folder, devices)
+    train.run(config_lib.varied(row, {'sample.count': 0}), folder, devices)
 
 
 def check(config, mesh) -> Table:
@@ -121,17 +121,21 @@ def check(config, mesh) -> Table:
     )
   c = config.reproduce
   table = config_lib.choose('config.reproduce.table', c.table, TABLES)
-  if not c.seeds or len(set(c.seeds)) < len(c.seeds):
-    raise errors.ConfigError(
-      f'config.reproduce.seeds is {c.seeds}; give one or more different seeds'
-    )
+  for name, seeds in (
+    ('seeds', c.seeds),
+    ('training_seeds', training_seeds(config)),
+  ):
+    if not seeds or len(set(seeds)) < len(seeds):
+      raise errors.ConfigError(
+        f'config.reproduce.{name} is {seeds}; give one or more different seeds'
+      )
   if config.data.source != 'shapes':
     raise errors.ConfigError(
       f'config.data.source is {config.data.source!r}, which has no judge; use '
       "'shapes'"
     )
   for name, overrides in table.rows.items():
-    row = varied(config, overrides)
+    row = config_lib.varied(config, overrides)
     request.make(row, build.data(row)[1], mesh=mesh)
     build.objective(row)
     build.sampler(row)
@@ -140,11 +144,6 @@ def check(config, mesh) -> Table:
       build.model(images, build.data(images)[1])
   if table.figure:
     plots.check()
-  training = training_seeds(config)
-  if len(set(training)) < len(training):
-    raise errors.ConfigError(
-      f'config.reproduce.training_seeds is {training}; give different seeds'
-    )
   if 'seam_error' in table.columns:
     _check_seams(config)
   return table
@@ -163,13 +162,6 @@ def _check_seams(config):
       f'{seams.LEAST}; use a model of {seams.LEAST} frames or more, and the '
       "order 'extension'"
     )
-
-
-def varied(config, overrides: Overrides):
-  """A copy of the config with some values changed."""
-  copy = config.copy_and_resolve_references().unlock()
-  copy.update_from_flattened_dict(overrides)
-  return copy.lock()
 
 
 def folder_name(row, table: Table) -> str:
@@ -195,7 +187,7 @@ def judged(row, workdir, folder, name: str, mesh) -> list[Scores]:
   model = sample.restore(row, checkpoints, known, mesh)
   scores = []
   for seed in row.reproduce.seeds:
-    seeded = varied(row, {'sample.seed': seed})
+    seeded = config_lib.varied(row, {'sample.seed': seed})
     model = dataclasses.replace(model, config=seeded)
     wanted = request.make(seeded, known, mesh=mesh)
     videos = workdir / 'videos' / f'{_slug(row, name)}_seed_{seed}'
@@ -216,7 +208,9 @@ def real(config, workdir) -> Scores:
   """Shows real clips of the same length, joined nowhere; their scores."""
   c, own = config.sample, config.data.frames
   source, _ = build.data(
-    varied(config, {'data.frames': c.frames or own, 'data.images': 0})
+    config_lib.varied(
+      config, {'data.frames': c.frames or own, 'data.images': 0}
+    )
   )
   rng = np.random.default_rng(0)
   found = [source.clip(i, rng) for i in range(c.count)]

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from vdm_jax import config as config_lib
 from vdm_jax import errors, refine, windows
 from vdm_jax import given as given_lib
 from vdm_jax.conditions import Conditions
@@ -144,9 +145,10 @@ def plain(
   shown = None
   if config.refine.kind != 'none':
     shown = clips_to_refine(config, trained, source, count)
-  config = config.copy_and_resolve_references().unlock()
-  config.sample.update(
-    count=count, steps=steps, frames=0, video='', known='', factor=1
+  asked = {'count': count, 'steps': steps}
+  asked |= {'frames': 0, 'video': '', 'known': '', 'factor': 1}
+  config = config_lib.varied(
+    config, {f'sample.{k}': v for k, v in asked.items()}
   )
   return make(config, trained, shown=shown)
 
@@ -258,18 +260,12 @@ def check_guidance(config, trained: Conditions):
   """Raises ConfigError for guidance that the model cannot give."""
   c, drop = config.sample, config.train.drop
   if c.guidance_scale != 1:
-    rates = {
-      'label': drop.label if trained.classes else None,
-      'text': drop.text if trained.text != 'none' else None,
-      'text2': drop.text2 if trained.text2_dim else None,
-    }
-    rates = {k: rate for k, rate in rates.items() if rate is not None}
-    if not rates:
+    if not trained.droppable:
       raise errors.ConfigError(
         f'config.sample.guidance_scale is {c.guidance_scale}, but the model '
         'was trained without classes and text; set it to 1'
       )
-    kept = [k for k, rate in rates.items() if not rate]
+    kept = [k for k in trained.droppable if not drop[k]]
     if kept:
       raise errors.ConfigError(
         f'config.sample.guidance_scale is {c.guidance_scale}, but the model '

@@ -135,7 +135,7 @@ def restore(config, checkpoints, trained: Conditions, mesh) -> Model:
   abstract = abstract_params(config, model, mesh)
   params, meta = checkpoints.restore_ema(abstract)
   runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
-  generate, steps = Generator(ensemble.whole(config), model, mesh), ()
+  generate, steps = Generator(config, model, mesh), ()
   if others:
     params, steps = others.restore(params, abstract)
   return Model(config, params, generate, trained, meta['step'], steps)
@@ -332,7 +332,7 @@ def write(
   c = config.sample
   steps = c.steps if step is None else config.train.sample_steps
   about = {'sampler': c.sampler, 'steps': steps, 'seed': c.seed}
-  if c.sampler != 'ddim':
+  if c.sampler in ('ancestral', 'predictor_corrector'):
     about['gamma'] = c.gamma
   if c.guidance_scale != 1:
     w = c.guidance_scale - 1

@@ -87,6 +87,12 @@ def batch_shards(mesh: Mesh) -> int:
   return mesh.size // mesh.shape['space']
 
 
+def whole_batch(mesh: Mesh, examples: int) -> int:
+  """The least batch of so many examples or more that fills every device."""
+  shards = batch_shards(mesh)
+  return -(-examples // shards) * shards
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1):
   """Raises ConfigError unless the mesh and the accumulation divide a batch."""
   shards = batch_shards(mesh)

@@ -47,19 +47,35 @@ def prior(kind: str, alpha: float = 0.0) -> Overrides:
   return {'diffusion.prior': kind, 'diffusion.prior_alpha': alpha}
 
 
+def sampler(name: str, steps: int, grid: str = 'karras', **more) -> Overrides:
+  """How a row is sampled."""
+  how = {'sampler': name, 'steps': steps, 'grid': grid} | more
+  return {f'sample.{k}': v for k, v in how.items()}
+
+
 VIDEO = ('valid', 'identity', 'on_path', 'success', 'trajectory_error')
 CAPTION = ('caption_shape', 'caption_colour', 'caption_direction', 'caption')
 SCRATCH = 'from scratch'
 TUNED = 'fine-tuned'
-# Ge23 Fig. 7 also has α = ∞, one noise for all frames: a singular Σ, with
-# which videos are frozen; and α = 0, which is independent noise.
-ALPHAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-WIDTHS = (16, 32, 48)  # in place of 69, 112 and 253 M parameters
 STRATEGIES = {
   SCRATCH: prior('independent'),
   TUNED: prior('independent'),
   'fine-tuned, mixed': prior('mixed', 1.0),
   'fine-tuned, progressive': prior('progressive', 2.0),
+}
+# Ge23 Fig. 7 also has α = ∞, one noise for all frames: a singular Σ, with
+# which videos are frozen; and α = 0, which is independent noise.
+ALPHAS = {
+  f'{kind}, α = {alpha:g}': (kind, alpha)
+  for kind in ('mixed', 'progressive')
+  for alpha in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+}
+# In place of 69, 112 and 253 M parameters.
+WIDTHS = {
+  f'{name}, {width} channels': (name, float(width))
+  for name in STRATEGIES
+  if name != TUNED
+  for width in (16, 32, 48)
 }
 
 TABLES = {
@@ -88,44 +104,15 @@ TABLES = {
   'samplers': Table(
     'Samplers, by the number of calls of the network',
     {
-      'ancestral, 256': {
-        'sample.sampler': 'ancestral',
-        'sample.grid': 'schedule',
-        'sample.steps': 256,
-      },
-      'ancestral, 25': {
-        'sample.sampler': 'ancestral',
-        'sample.grid': 'schedule',
-        'sample.steps': 25,
-      },
-      'DDIM, 25': {
-        'sample.sampler': 'ddim',
-        'sample.grid': 'karras',
-        'sample.steps': 25,
-      },
-      'Heun, 25': {
-        'sample.sampler': 'heun',
-        'sample.grid': 'karras',
-        'sample.steps': 13,
-      },
-      'DPM-Solver++(2M), 25': {
-        'sample.sampler': 'dpmpp_2m',
-        'sample.grid': 'karras',
-        'sample.steps': 25,
-      },
-      'DEIS, 25': {
-        'sample.sampler': 'deis',
-        'sample.grid': 'karras',
-        'sample.steps': 25,
-      },
-      'DEIS with churn, 25': {
-        'sample.sampler': 'deis',
-        'sample.deis_order': 2,
-        'sample.churn': 3.0,
-        'sample.churn_noise': 1.0,
-        'sample.grid': 'karras',
-        'sample.steps': 25,
-      },
+      'ancestral, 256': sampler('ancestral', 256, 'schedule'),
+      'ancestral, 25': sampler('ancestral', 25, 'schedule'),
+      'DDIM, 25': sampler('ddim', 25),
+      'Heun, 25': sampler('heun', 13),
+      'DPM-Solver++(2M), 25': sampler('dpmpp_2m', 25),
+      'DEIS, 25': sampler('deis', 25),
+      'DEIS with churn, 25': sampler(
+        'deis', 25, deis_order=2, churn=3.0, churn_noise=1.0
+      ),
     },
     ('identity', 'on_path', 'success', 'caption', 'trajectory_error'),
   ),
@@ -140,43 +127,20 @@ TABLES = {
     {
       SCRATCH: prior('independent'),
       'independent': prior('independent'),
-      **{
-        f'{kind}, α = {alpha:g}': prior(kind, alpha)
-        for kind in ('mixed', 'progressive')
-        for alpha in ALPHAS
-      },
+      **{row: prior(*point) for row, point in ALPHAS.items()},
     },
     VIDEO,
     scratch=(SCRATCH,),
-    figure=Figure(
-      'α',
-      True,
-      {
-        f'{kind}, α = {alpha:g}': (kind, alpha)
-        for kind in ('mixed', 'progressive')
-        for alpha in ALPHAS
-      },
-    ),
+    figure=Figure('α', True, ALPHAS),
   ),
   'pyoco_fig8': Table(
     'Ge23 Fig. 8 in miniature: how large the network is',
     {
-      f'{name}, {width} channels': changes | {'model.channels': width}
-      for name, changes in STRATEGIES.items()
-      if name != TUNED
-      for width in WIDTHS
+      row: STRATEGIES[name] | {'model.channels': int(width)}
+      for row, (name, width) in WIDTHS.items()
     },
     VIDEO,
-    scratch=tuple(f'{SCRATCH}, {width} channels' for width in WIDTHS),
-    figure=Figure(
-      'channels of the first level',
-      False,
-      {
-        f'{name}, {width} channels': (name, float(width))
-        for name in STRATEGIES
-        if name != TUNED
-        for width in WIDTHS
-      },
-    ),
+    scratch=tuple(row for row, (name, _) in WIDTHS.items() if name == SCRATCH),
+    figure=Figure('channels of the first level', False, WIDTHS),
   ),
 }

@@ -4,13 +4,12 @@ Four panels after Ge23 Fig. 2: t-SNE of noises of frames, of videos, and of a
 prior, and the correlation by frame lag.
 """
 
-import importlib.util
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from vdm_jax import errors
+from vdm_jax.media import plots
 
 INCHES = (8.8, 7.6)
 REQUIRED = ('matplotlib', 'sklearn')
@@ -21,12 +20,7 @@ Noises = Float[np.ndarray, 'm n d']
 
 def check():
   """Raises ConfigError unless the picture can be drawn."""
-  for name in REQUIRED:
-    if importlib.util.find_spec(name) is None:
-      raise errors.ConfigError(
-        f'the picture of the analysis needs {name}, which is not installed; '
-        "run pip install -e '.[plots]'"
-      )
+  plots.check('the picture of the analysis needs', REQUIRED)
 
 
 def draw(

@@ -12,13 +12,18 @@ from vdm_jax import errors
 INCHES = (4.2, 3.2)  # of one panel, width and height
 
 
-def check():
-  """Raises ConfigError unless figures can be drawn."""
-  if importlib.util.find_spec('matplotlib') is None:
-    raise errors.ConfigError(
-      'figures need matplotlib, which is not installed; run '
-      "pip install -e '.[plots]'"
-    )
+def check(what: str = 'figures need', modules: tuple = ('matplotlib',)):
+  """Raises ConfigError unless the modules of a picture are installed.
+
+  Args:
+    what: the message's first words.
+    modules: what they need.
+  """
+  for name in modules:
+    if importlib.util.find_spec(name) is None:
+      raise errors.ConfigError(
+        f"{what} {name}, which is not installed; run pip install -e '.[plots]'"
+      )
 
 
 def draw(
