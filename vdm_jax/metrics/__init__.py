@@ -1,0 +1,1 @@
+"""Feature networks, distances, scores and the protocols that use them."""
