@@ -61,6 +61,11 @@ BAD = {
     2,
     'ancestral',
   ),
+  'table unknown': (('--mode=table', '--table=vdm7'), 2, 'vdm6'),
+  'scale unknown': (('--table=vdm6', '--scale=large'), 2, 'paper'),
+  'scale of no table': ((*TINY, '--scale=small'), 2, '--table'),
+  'table and config': ((*TINY, '--table=vdm6'), 2, 'use one'),
+  'table in another mode': (('--mode=train', '--table=vdm6'), 2, 'mode=table'),
 }
 
 
@@ -141,6 +146,14 @@ def test_saved_config_is_found_in_the_workdir(form, tmp_path):
   assert main.with_saved_config(given) == given
   saved = identity.from_json((tmp_path / 'config.json').read_text())
   assert saved == tiny.config()
+
+
+@pytest.mark.parametrize('scale', [(), ('--scale=small',)])
+def test_a_table_is_a_config(scale):
+  argv = ['main.py', '--table=vdm6', *scale]
+  config, workdir, mode = main._parse(argv)
+  assert (mode, config.reproduce.table) == ('table', 'vdm6')
+  assert workdir.name == 'vdm6'
 
 
 def test_help_names_the_modes():

@@ -28,11 +28,11 @@ IMAGES = {
   'model.labels': True,
 }
 OF_TABLE = {
-  'pyoco_table5': IMAGES,
+  'pyoco5': IMAGES,
   'pyoco_fig8': IMAGES,
-  'vdm_table4': {'model.labels': True},
-  'vdm_table5': {'text.kind': 'words', 'text.max_length': 8},
-  'vdm_table6': {'sample.frames': 14, 'sample.overlap': 2},
+  'vdm4': {'model.labels': True},
+  'vdm5': {'text.kind': 'words', 'text.max_length': 8},
+  'vdm6': {'sample.frames': 14, 'sample.overlap': 2},
 }
 
 
@@ -54,7 +54,7 @@ def config(table, **changes):
 
 def test_videos_start_from_the_images_of_their_seed(tmp_path, made, capsys):
   """Ge23 Table 5: one model of images a seed, from which three rows start."""
-  reproduce.run(config('pyoco_table5'), tmp_path, ONE)
+  reproduce.run(config('pyoco5'), tmp_path, ONE)
   assert len(made.trained) == 2 * (1 + 4) == len(set(made.trained))
   assert sum('images' in name for name in made.trained) == 2
   assert len(made.calls) == 2 * 4
@@ -74,7 +74,7 @@ def test_videos_start_from_the_images_of_their_seed(tmp_path, made, capsys):
   priors = [saved['diffusion']['prior'] for saved in of.values()]
   assert priors.count('mixed') == priors.count('progressive') == 2
   _, cells = table(capsys.readouterr().out)
-  assert list(cells) == ['real clips', *TABLES['pyoco_table5'].rows]
+  assert list(cells) == ['real clips', *TABLES['pyoco5'].rows]
   raw = json.loads((tmp_path / 'table.json').read_text())
   assert all(len(raw['rows'][row]) == 2 for row in cells if row != 'real clips')
 
@@ -137,9 +137,9 @@ def table(text):
 @pytest.mark.parametrize(
   ('name', 'models'),
   [
-    ('vdm_table4', ['images_0', 'images_4', 'images_8']),
-    ('vdm_table5', ['model']),
-    ('vdm_table6', ['model']),
+    ('vdm4', ['images_0', 'images_4', 'images_8']),
+    ('vdm5', ['model']),
+    ('vdm6', ['model']),
   ],
 )
 def test_a_table_is_made_once(tmp_path, made, capsys, name, models):
@@ -150,7 +150,7 @@ def test_a_table_is_made_once(tmp_path, made, capsys, name, models):
   headings, cells = table(first)
   rows = list(TABLES[name].rows)
   assert list(cells) == ['real clips', *rows]
-  assert len(made.calls) == 3 * 2 * (3 if name == 'vdm_table6' else 1)
+  assert len(made.calls) == 3 * 2 * (3 if name == 'vdm6' else 1)
 
   raw = json.loads((tmp_path / 'table.json').read_text())
   assert raw['seeds'] == [0, 7] and list(raw['rows']) == list(cells)
@@ -189,7 +189,7 @@ def check_cells(columns, headings, cells, raw):
 
 
 def test_seams_are_where_windows_begin(tmp_path, made):
-  c = config('vdm_table6', sample__frames=13, reproduce__seeds=(3,))
+  c = config('vdm6', sample__frames=13, reproduce__seeds=(3,))
   reproduce.run(c, tmp_path, ONE)
   ends, starts = 0, []
   for call in made.calls[:3]:  # of the first row
@@ -208,7 +208,7 @@ def test_seams_are_where_windows_begin(tmp_path, made):
 
 
 def test_an_interrupted_table_continues(tmp_path, made):
-  c = config('vdm_table5')
+  c = config('vdm5')
   made.most = 3
   with pytest.raises(KeyboardInterrupt):
     reproduce.run(c, tmp_path, ONE)
@@ -218,20 +218,20 @@ def test_an_interrupted_table_continues(tmp_path, made):
 
 
 BAD = {
-  'unknown table': ('vdm_table9', {}, 'vdm_table4'),
-  'no seeds': ('vdm_table4', {'reproduce.seeds': ()}, 'seeds'),
-  'a seed twice': ('vdm_table4', {'reproduce.seeds': (1, 1)}, 'seeds'),
-  'no videos': ('vdm_table4', {'sample.count': 0}, 'sample.count'),
-  'no judge': ('vdm_table4', {'data.source': 'folder'}, 'judge'),
-  'nothing to guide': ('vdm_table5', {'text.kind': 'none'}, 'guidance_scale'),
-  'no seams': ('vdm_table6', {'sample.frames': 0}, 'no seams'),
-  'few frames': ('vdm_table6', {'data.frames': 3}, '4 frames'),
+  'unknown table': ('vdm_table9', {}, 'vdm4'),
+  'no seeds': ('vdm4', {'reproduce.seeds': ()}, 'seeds'),
+  'a seed twice': ('vdm4', {'reproduce.seeds': (1, 1)}, 'seeds'),
+  'no videos': ('vdm4', {'sample.count': 0}, 'sample.count'),
+  'no judge': ('vdm4', {'data.source': 'folder'}, 'judge'),
+  'nothing to guide': ('vdm5', {'text.kind': 'none'}, 'guidance_scale'),
+  'no seams': ('vdm6', {'sample.frames': 0}, 'no seams'),
+  'few frames': ('vdm6', {'data.frames': 3}, '4 frames'),
   'a training twice': (
-    'pyoco_table5',
+    'pyoco5',
     {'reproduce.training_seeds': (3, 3)},
     'training_seeds',
   ),
-  'whole overlap': ('vdm_table6', {'sample.overlap': 6}, 'overlap'),
+  'whole overlap': ('vdm6', {'sample.overlap': 6}, 'overlap'),
 }
 
 

@@ -6,6 +6,8 @@ starts from that JSON, so no config file is run again.
 """
 
 import difflib
+import importlib.util
+import pathlib
 
 import ml_collections
 
@@ -308,6 +310,21 @@ def variant(config: ml_collections.ConfigDict, name: str, **choices: dict):
   if name:
     config.name = f'{config.name}_{name}'
   return config.lock()
+
+
+def beside(file: str, name: str, variant: str = ''):
+  """A copy of the config of another file, unlocked, to start from.
+
+  Args:
+    file: `__file__` of the config that starts from it.
+    name: of the other file, as seen from its folder.
+    variant: of the other config.
+  """
+  path = pathlib.Path(file).parent / name
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant).copy_and_resolve_references().unlock()
 
 
 def varied(config: ml_collections.ConfigDict, changes: dict):

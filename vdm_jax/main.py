@@ -16,11 +16,13 @@ MODES = {
   'sample': 'vdm_jax.sample',
   'cascade': 'vdm_jax.cascade',
   'embed': 'vdm_jax.embed',
-  'reproduce': 'vdm_jax.reproduce',
+  'table': 'vdm_jax.reproduce',
   'benchmark': 'vdm_jax.benchmark',
   'analyze': 'vdm_jax.analyze',
 }
 SAVED_CONFIG = pathlib.Path(__file__).with_name('saved_config.py')
+TABLES = pathlib.Path(__file__).parents[1] / 'configs' / 'repro'
+SCALES = ('small', 'paper')
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]):
   """The config, the workdir and the mode of a command line."""
-  argv = with_saved_config(argv)
+  argv = with_saved_config(with_table(argv))
   sys.argv = argv  # where the config's flag looks for its overrides
   values, config, mode, workdir = _flags()
   try:
@@ -105,10 +107,56 @@ def _flags():
     'The folder of the run: checkpoints, metrics, samples.',
     flag_values=values,
   )
+  flags.DEFINE_string(
+    'table',
+    None,
+    'With --mode=table: one of configs/repro, such as vdm6 or pyoco5.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'scale',
+    None,
+    'Of the table: small, in minutes to hours on two cores; or paper.',
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     'debug', False, 'Show tracebacks and all messages.', flag_values=values
   )
   return values, config, mode, workdir
+
+
+def with_table(argv: list[str]) -> list[str]:
+  """Adds `--config` for a command that names a table of the papers.
+
+  Raises:
+    ConfigError: there is no such table or scale, or a config besides.
+  """
+  name, scale = _option(argv, 'table'), _option(argv, 'scale')
+  if name is None:
+    if scale is not None:
+      raise errors.ConfigError('--scale is for --table=NAME; give both')
+    return argv
+  known = sorted(path.stem for path in TABLES.glob('*.py'))
+  if not known:
+    raise errors.ConfigError(
+      f'the configs of the tables are not there ({TABLES}); install from a '
+      'clone with pip install -e . and keep it'
+    )
+  if name not in known:
+    raise errors.ConfigError(
+      f'no table {name!r}; use one of {", ".join(known)}'
+    )
+  if scale not in (None, *SCALES):
+    raise errors.ConfigError(
+      f'--scale is {scale!r}; it must be {" or ".join(SCALES)}'
+    )
+  if _option(argv, 'config') is not None:
+    raise errors.ConfigError('--table and --config are both given; use one')
+  if _option(argv, 'mode') not in (None, 'table'):
+    raise errors.ConfigError('--table is for --mode=table')
+  variant = '' if scale in (None, 'small') else f':{scale}'
+  config = f'--config={TABLES / name}.py{variant}'
+  return [argv[0], '--mode=table', config, *argv[1:]]
 
 
 def with_saved_config(argv: list[str]) -> list[str]:

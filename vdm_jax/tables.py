@@ -79,7 +79,7 @@ WIDTHS = {
 }
 
 TABLES = {
-  'vdm_table4': Table(
+  'vdm4': Table(
     'Ho22 Table 4 in miniature: images trained on beside each video',
     {
       f'{k} images': {'data.images': k, 'sample.guidance_scale': 1.0}
@@ -87,12 +87,12 @@ TABLES = {
     },
     VIDEO,
   ),
-  'vdm_table5': Table(
+  'vdm5': Table(
     'Ho22 Table 5 in miniature: classifier-free guidance, by its scale 1 + w',
     {f'scale {s:g}': {'sample.guidance_scale': s} for s in (1.0, 2.0, 5.0)},
     (*CAPTION, 'on_path', 'success'),
   ),
-  'vdm_table6': Table(
+  'vdm6': Table(
     'Ho22 Table 6 in miniature: long videos, by three ways to extend them',
     {
       'reconstruction guidance': {'sample.conditioning': 'reconstruction'},
@@ -116,7 +116,7 @@ TABLES = {
     },
     ('identity', 'on_path', 'success', 'caption', 'trajectory_error'),
   ),
-  'pyoco_table5': Table(
+  'pyoco5': Table(
     'Ge23 Table 5 in miniature: images first, and correlated noise',
     STRATEGIES,
     VIDEO,

@@ -20,6 +20,8 @@ class FrozenBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*s c']) -> Float[Array, '*s c']:
+    """The normalised features, of the same shape."""
+
     def param(name, init):
       value = self.param(name, init, (x.shape[-1],))
       return value.reshape((1,) * (x.ndim - 1) + (-1,))

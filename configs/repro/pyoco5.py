@@ -1,7 +1,6 @@
 """Images first, and correlated noise: Ge23 Table 5 in miniature.
 
-    python -m vdm_jax.main --mode=reproduce \
-      --config=configs/repro/pyoco_table5.py --workdir=runs/pyoco_table5
+    python -m vdm_jax.main --mode=table --table=pyoco5
 
 A model of single frames, then four models of video of the same size and number
 of steps: from new parameters; from the model of images with independent, mixed
@@ -16,7 +15,7 @@ from vdm_jax import config as config_lib
 
 def get_config(variant=''):
   c = config_lib.default()
-  c.name = 'pyoco_table5'
+  c.name = 'pyoco5'
   c.data.source = 'shapes'
   c.data.frames = 6
   c.data.size = 16
@@ -58,7 +57,7 @@ def get_config(variant=''):
   c.mesh.cpu_devices = 2
 
   c.reproduce = ml_collections.ConfigDict()
-  c.reproduce.table = 'pyoco_table5'
+  c.reproduce.table = 'pyoco5'
   c.reproduce.training_seeds = (0, 1, 2)
   c.reproduce.seeds = (0,)
   c.reproduce.image_steps = 1000  # of the models of single frames

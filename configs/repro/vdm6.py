@@ -1,0 +1,33 @@
+"""Longer videos by two methods: Ho22 Table 6 in miniature.
+
+    python -m vdm_jax.main --mode=table --table=vdm6
+
+One unconditional model, whose videos are extended from 6 to 24 frames by
+reconstruction guidance and by the replacement method, in both of its forms, at
+the same number of network calls. Hardware: two CPU cores.
+"""
+
+import ml_collections
+
+from vdm_jax import config as config_lib
+
+
+def get_config(variant=''):
+  c = config_lib.beside(__file__, '../shapes_text.py')
+  c.name = 'vdm6'
+  c.text.kind = 'none'
+  c.train.sample_every = 0
+  c.train.sample_first = 0
+  c.sample.guidance_scale = 1.0
+  c.sample.count = 16
+  c.sample.steps = 32
+  c.sample.frames = 24
+  c.reproduce = ml_collections.ConfigDict()
+  c.reproduce.table = 'vdm6'
+  c.reproduce.seeds = (0, 1, 2)
+  return config_lib.variant(
+    c,
+    variant,
+    tiny=config_lib.TINY
+    | {'reproduce.seeds': (0, 1), 'sample.frames': 8, 'sample.overlap': 2},
+  )

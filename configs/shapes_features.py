@@ -1,0 +1,26 @@
+"""The network of `shapes_fd`, which compares clips of moving shapes.
+
+    python -m vdm_jax.main --mode=features --config=configs/shapes_features.py \
+      --workdir=runs/shapes_features
+
+Leaves `shapes_features.safetensors` in the workdir. Hardware: two CPU cores,
+3 minutes. One network serves all data sets of shapes, whatever their size and
+number of frames. All values are ours.
+"""
+
+from vdm_jax import config as config_lib
+
+
+def get_config(variant=''):
+  c = config_lib.default()
+  c.name = 'shapes_features'
+  c.data.source = 'shapes'
+  c.data.frames = 8
+  c.data.size = 16
+  c.optim.learning_rate = 3e-3
+  c.optim.warmup = 50
+  c.train.batch_size = 64
+  c.train.steps = 2000
+  c.train.log_every = 20
+  c.mesh.cpu_devices = 2
+  return config_lib.variant(c, variant, tiny=config_lib.TINY)
