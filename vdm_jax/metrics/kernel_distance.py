@@ -1,0 +1,185 @@
+"""Kernel distances between features: KID of images, KVD of videos.
+
+MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y) (Gretton et al. 2012, eq. 2) with
+the kernel k(x, y) = (γ xᵀy + c)^p; γ = 1/d, c = 1, p = 3 are those of KID
+(Bińkowski et al. 2018). Unlike a Fréchet distance it has an estimate without
+bias, so that numbers of different sample sizes can be compared.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from vdm_jax.errors import DataError
+from vdm_jax.metrics.moments import check_finite
+
+_TILE = 1024  # rows and columns of the kernel matrix that exist at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """k(x, y) = (γ xᵀy + c)^p.
+
+  JEDi's is `Kernel(degree=2, coef=0.0)`, in its biased estimate, times 100.
+
+  Attributes:
+    degree: p.
+    gamma: γ; None for 1/d.
+    coef: c.
+  """
+
+  degree: int = 3
+  gamma: float | None = None
+  coef: float = 1.0
+
+  def of(self, products: np.ndarray, dim: int) -> np.ndarray:
+    """Its values, of inner products xᵀy of d features."""
+    gamma = 1 / dim if self.gamma is None else self.gamma
+    base = gamma * products + self.coef
+    value = base.copy()
+    for _ in range(self.degree - 1):
+      value *= base
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelDistance:
+  """MMD² and how certain it is.
+
+  Attributes:
+    value: without bias, of all samples; below zero by chance where the two
+      distributions are equal.
+    standard_error: of `block_mean`; that of `value` is not larger.
+    block_mean: mean of the estimates of the blocks.
+    blocks: disjoint parts that the samples were split into.
+    n: samples on either side.
+  """
+
+  value: float
+  standard_error: float
+  block_mean: float
+  blocks: int
+  n: tuple[int, int]
+
+
+def kernel_distance(
+  x: Float[np.ndarray, 'n d'],
+  y: Float[np.ndarray, 'm d'],
+  *,
+  kernel: Kernel = Kernel(),
+  blocks: int = 10,
+  seed: int = 0,
+) -> KernelDistance:
+  """The unbiased MMD² with its standard error.
+
+  The error is that of the mean over disjoint blocks of both sides, which are
+  independent. Memory is that of the features in float64 and of some tiles of
+  1024 × 1024; 10,000 against 10,000 of d = 400 take 0.25 Tflop.
+
+  Args:
+    x: features of the samples.
+    y: features of the reference.
+    kernel: k.
+    blocks: at least 2, each of at least two rows on both sides.
+    seed: of the permutation by which blocks are made.
+
+  Raises:
+    DataError: too few samples, or features that are not finite.
+  """
+  least = min(len(x), len(y))
+  if blocks < 2 or least < 2 * blocks:
+    raise DataError(
+      f'too few samples for {blocks} blocks ({least}); give at least two per '
+      'block, and two blocks'
+    )
+  rng = np.random.default_rng(seed)
+  parts = [
+    np.array_split(side[rng.permutation(len(side))], blocks) for side in (x, y)
+  ]
+  estimates = [mmd2(*pair, kernel=kernel) for pair in zip(*parts, strict=True)]
+  return KernelDistance(
+    value=mmd2(x, y, kernel=kernel),
+    standard_error=float(np.std(estimates, ddof=1) / np.sqrt(blocks)),
+    block_mean=float(np.mean(estimates)),
+    blocks=blocks,
+    n=(len(x), len(y)),
+  )
+
+
+def subset_distance(
+  x: Float[np.ndarray, 'n d'],
+  y: Float[np.ndarray, 'm d'],
+  *,
+  kernel: Kernel = Kernel(),
+  subsets: int = 100,
+  size: int = 1000,
+  seed: int = 0,
+) -> tuple[float, float]:
+  """Mean and standard deviation of MMD² over random subsets, as KID is told.
+
+  Bińkowski et al. 2018 take 100 subsets of 1,000 from each side. They overlap,
+  so that the deviation tells the scatter of a subset, not how certain the mean
+  is; that is what `kernel_distance` is for.
+
+  Raises:
+    DataError: fewer than `size` samples, or features that are not finite.
+  """
+  if min(len(x), len(y)) < size:
+    raise DataError(
+      f'too few samples for a subset of {size} ({min(len(x), len(y))}); make '
+      'it smaller'
+    )
+  rng = np.random.default_rng(seed)
+  values = [
+    mmd2(
+      x[rng.choice(len(x), size, replace=False)],
+      y[rng.choice(len(y), size, replace=False)],
+      kernel=kernel,
+    )
+    for _ in range(subsets)
+  ]
+  return float(np.mean(values)), float(np.std(values))
+
+
+def mmd2(
+  x: Float[np.ndarray, 'n d'],
+  y: Float[np.ndarray, 'm d'],
+  *,
+  kernel: Kernel = Kernel(),
+  unbiased: bool = True,
+) -> float:
+  """MMD² of two sets (Gretton et al. 2012, eq. 3; biased: eq. 5).
+
+  The unbiased estimate leaves out k(x, x), of a sample with itself, which is
+  never of two independent draws.
+
+  Raises:
+    DataError: fewer than two samples, or features that are not finite.
+  """
+  if min(len(x), len(y)) < 2:
+    raise DataError('too few samples for a kernel distance; give at least two')
+  for side in (x, y):
+    check_finite(side)
+  x, y = x.astype(np.float64), y.astype(np.float64)
+  n, m = len(x), len(y)
+  xx, yy = _sum(x, x, kernel), _sum(y, y, kernel)
+  if unbiased:
+    xx, yy = xx - _diagonal(x, kernel), yy - _diagonal(y, kernel)
+    xx, yy = xx * n / (n - 1), yy * m / (m - 1)
+  return xx / n**2 + yy / m**2 - 2 * _sum(x, y, kernel) / (n * m)
+
+
+def _sum(x, y, kernel: Kernel) -> float:
+  """Σᵢⱼ k(xᵢ, yⱼ), a tile at a time; half of the tiles if x is y."""
+  total = 0.0
+  for i in range(0, len(x), _TILE):
+    for j in range(i if x is y else 0, len(y), _TILE):
+      tile = x[i : i + _TILE] @ y[j : j + _TILE].T
+      twice = 2 if x is y and j > i else 1
+      total += twice * float(kernel.of(tile, x.shape[1]).sum())
+  return total
+
+
+def _diagonal(x, kernel: Kernel) -> float:
+  return float(kernel.of(np.square(x).sum(axis=1), x.shape[1]).sum())
