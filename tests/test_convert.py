@@ -165,6 +165,7 @@ BAD = {
   'no weights': (('--network=clip',), 2, '--weights is missing'),
   'no network': (('--weights=A',), 2, '--network is missing'),
   'network unknown': (('--weights=A', '--network=i4d'), 2, 'inception'),
+  'own': (('--weights=A', '--network=shapes'), 2, '--mode=features'),
   'config': (('--weights=A', '--network=clip', '--config=x.py'), 2, '--config'),
   'workdir': (('--weights=A', '--network=clip', '--workdir=x'), 2, '--workdir'),
   'flag unknown': (('--weigths=A',), 2, 'weigths'),

@@ -25,13 +25,19 @@ def run(*, weights: str, network: str, out: str = '') -> pathlib.Path:
     WeightsError: a file cannot be used, or is of another network.
   """
   paths = [pathlib.Path(p).expanduser() for p in weights.split(',') if p]
+  foreign = [k for k, v in features.NETWORKS.items() if v.layouts()]
   if not paths or not network:
-    known = ', '.join(features.NETWORKS)
+    known = ', '.join(foreign)
     raise errors.ConfigError(
       f'{"--network" if paths else "--weights"} is missing; give '
       f'--weights=FILE[,FILE] and --network=NAME, one of {known}'
     )
   entry = features.network(network)
+  if network not in foreign:
+    raise errors.ConfigError(
+      f'the weights of the network {network!r} are not converted, but made, by '
+      f'--mode=features; convert those of {", ".join(foreign)}'
+    )
   target = _target(paths, network, out)
   tensors = reading.read(tuple(paths))
   shapes = features.parameter_shapes(network)

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from vdm_jax import sharding
 from vdm_jax.errors import ConfigError, DataError, WeightsError
-from vdm_jax.metrics import c3d, clip_vision, i3d, inception
+from vdm_jax.metrics import c3d, clip_vision, i3d, inception, shapes_network
 from vdm_jax.metrics.layout import Layout
 
 PyTree = Any
@@ -107,6 +107,15 @@ NETWORKS: Mapping[str, Network] = {
     outputs={'embedding': 512},
     licence='The weights of CLIP are published by OpenAI under MIT.',
     kind='image',
+  ),
+  # Of our own making: --mode=features trains it.
+  'shapes': Network(
+    module=shapes_network.ShapesNetwork,
+    prepare=shapes_network.prepare,
+    layouts=dict,
+    outputs=shapes_network.OUTPUTS,
+    licence='None is needed: you train it yourself.',
+    least_frames=shapes_network.LEAST_FRAMES,
   ),
 }
 
