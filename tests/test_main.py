@@ -151,7 +151,7 @@ def test_saved_config_is_found_in_the_workdir(form, tmp_path):
 @pytest.mark.parametrize('scale', [(), ('--scale=small',)])
 def test_a_table_is_a_config(scale):
   argv = ['main.py', '--table=vdm6', *scale]
-  config, workdir, mode = main._parse(argv)
+  config, workdir, mode, _ = main._parse(argv)
   assert (mode, config.reproduce.table) == ('table', 'vdm6')
   assert workdir.name == 'vdm6'
 

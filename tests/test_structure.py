@@ -15,7 +15,15 @@ FILES = sorted(ROOT.rglob('*.py'))
 
 # A package may import what stands before it; the modules in front of it are
 # for all of them.
-BASE = ('errors', 'runtime', 'progress', 'logs', 'sharding')
+BASE = (
+  'errors',
+  'runtime',
+  'cluster',
+  'distributed',
+  'progress',
+  'logs',
+  'sharding',
+)
 LAYERS = (*BASE, 'diffusion', 'nn', 'media', 'text', 'data', 'metrics')
 
 

@@ -79,13 +79,13 @@ def command(workdir, **overrides):
 import pathlib, sys, jax
 jax.config.update('jax_num_cpu_devices', 8)
 from tests import tiny
-from vdm_jax import checkpoint, errors, train
+from vdm_jax import errors, runtime, train
 try:
   config = tiny.config(**eval(sys.argv[2]))
   train.run(config, pathlib.Path(sys.argv[1]), jax.devices()[:2])
 except errors.UserError as e:
   print(e)
-  checkpoint.leave(e.status)
+  runtime.leave(e.status)
 """
   return subprocess.Popen(
     [sys.executable, '-c', code, str(workdir), repr(overrides)],

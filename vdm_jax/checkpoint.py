@@ -6,10 +6,9 @@ Orbax tries one step only and may name one that was never finished, so
 restoring walks from the newest step to the newest that can be read.
 """
 
-import os
+import json
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vdm_jax import errors, runtime
+from vdm_jax import distributed, errors, runtime, sharding
 from vdm_jax.state import TrainState
 
 PyTree = Any
@@ -46,11 +45,23 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     policies = checkpoint_managers
-    handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
+    several = {}
+    if jax.process_count() > 1:
+      # Named, they wait for each other at the coordinator, for a bounded time,
+      # and not in a collective.
+      everyone = set(range(jax.process_count()))
+      several['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes=everyone
+      )
+    handlers = {
+      name: ocp.StandardCheckpointHandler(**several) for name in ARRAYS
+    }
+    handlers['meta'] = ocp.JsonCheckpointHandler(**several)
     return ocp.CheckpointManager(
       self.folder,
-      item_handlers=handlers | {'meta': ocp.JsonCheckpointHandler()},
+      item_handlers=handlers,
       options=ocp.CheckpointManagerOptions(
+        **several,
         preservation_policy=policies.LatestN(n=self._keep),
         read_only=self._read_only,
         cleanup_tmp_directories=not self._read_only,
@@ -59,11 +70,15 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """The steps on disk, oldest first; not all of them need be readable."""
-    if not self._manager:
-      return []
-    self._manager.reload()
-    return sorted(self._manager.all_steps())
+    """The steps on disk, oldest first; not all of them need be readable.
+
+    Several processes call it together, and go by what the first one sees.
+    """
+    steps = []
+    if self._manager:
+      self._manager.reload()
+      steps = sorted(self._manager.all_steps())
+    return json.loads(distributed.exchange('steps', json.dumps(steps))[0])
 
   def save(self, state: TrainState, meta: dict):
     """Starts to write a state; returns before it is on disk.
@@ -119,10 +134,9 @@ class Checkpoints:
       return None
     step, items = found
     self._set_aside([s for s in self.steps() if s > step])
+    place = getattr(abstract.step, 'sharding', None)
     state = TrainState(
-      step=jax.device_put(
-        jax.numpy.int32(step), getattr(abstract.step, 'sharding', None)
-      ),
+      step=sharding.spread(jax.numpy.int32(step), place),
       params=items['params'],
       ema_params=items['ema'],
       opt_state=items['optimizer'],
@@ -160,15 +174,21 @@ class Checkpoints:
     args['meta'] = ocp.args.JsonRestore()
     failures = []
     for step in reversed(self.steps()):
+      restored, problem = None, ''
       try:
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return step, {k: restored[k] for k in args}
+        restored = {k: restored[k] for k in args}
       except Exception as e:
-        failures.append(f'step {step}: {_first_line(e)}')
-        runtime.warn(
-          f'checkpoint of step {step} cannot be read ({_first_line(e)}); '
-          'trying the one before'
-        )
+        problem = _first_line(e)
+      # What one process cannot read, none of them uses.
+      problems = [p for p in distributed.exchange('restored', problem) if p]
+      if not problems:
+        return step, restored
+      failures.append(f'step {step}: {problems[0]}')
+      runtime.warn(
+        f'checkpoint of step {step} cannot be read ({problems[0]}); trying the '
+        'one before'
+      )
     if failures:
       raise errors.CheckpointError(
         f'no checkpoint in {self.folder} can be read ({failures[0]}); restore '
@@ -185,6 +205,7 @@ class Checkpoints:
       (self.folder / str(step)).rename(aside)
       runtime.warn(f'the damaged checkpoint {step} was moved to {aside}')
     if steps:
+      distributed.barrier('set aside')
       self._manager.reload()
 
   def close(self):
@@ -201,21 +222,10 @@ def abstract_like(shapes: PyTree, shardings: PyTree) -> PyTree:
   return jax.tree.map(make, shapes, shardings)
 
 
-def leave(status: int):
-  """Ends the process at once.
-
-  After a failed save Orbax's threads keep a finished process alive for five
-  minutes; nothing that they would still do is wanted.
-  """
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(status)
-
-
 def _probe(folder: pathlib.Path):
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / '.writable'
+    probe = folder / f'.writable_{jax.process_index()}'
     probe.write_bytes(b'')
     probe.unlink()
   except OSError as e:

@@ -30,6 +30,7 @@ def default() -> ml_collections.ConfigDict:
   c.mesh = _mesh()
   c.sample = _sample()
   c.analyze = _analyze()
+  c.evaluate = _evaluate()
   return c
 
 
@@ -161,6 +162,9 @@ def _train() -> ml_collections.ConfigDict:
   c.sample_first = 0  # an early look, at this step
   c.sample_count = 16  # clips of the samples made while training
   c.sample_steps = 64
+  # Of several processes: seconds without a step after which they end, to be
+  # started again; more than the longest step takes. 0: never.
+  c.watchdog = 1800.0
   c.tensorboard = False  # needs the extra `tensorboard`
   c.drop = ml_collections.ConfigDict()  # how often a condition is left out
   c.drop.label = 0.1
@@ -175,6 +179,9 @@ def _mesh() -> ml_collections.ConfigDict:
   c.fsdp = 1
   c.space = 1  # devices that share one video, each with a slab of its rows
   c.cpu_devices = 0  # split a CPU into so many devices; 0: do not
+  # of several processes, in seconds:
+  c.heartbeat = 100.0  # of silence until one counts as dead
+  c.patience = 300.0  # to wait for all of them to come
   return c
 
 
@@ -240,6 +247,36 @@ def _analyze() -> ml_collections.ConfigDict:
   c.steps = 32  # of the solver; doubled until round_trip is met
   c.round_trip = 0.01  # relative RMS that encoding and decoding may lose
   c.seed = 0
+  return c
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.protocol = ''  # one of metrics.protocols.PROTOCOLS
+  c.measures = ()  # some of its numbers, as 'fvd,'; (): all
+  c.references = ()  # some of its sets of real clips; (): all
+  c.videos = ''  # a folder of videos to evaluate; '': samples of the model
+  # what the protocol compares with; '': the data of the run, if it is the same
+  c.path = ''
+  c.list = ''  # kinetics600: the official CSV list of the test set
+  c.validation = ''  # text_vdm: the folder of the validation set
+  c.captions = ''  # a file or folder of captions; '': the data's own
+  c.samples = 0  # fewer than the protocol's; 0: all
+  c.reference = 0  # fewer real clips; 0: all
+  c.score_known = False  # score the known frames of predicted videos, too
+  c.frame_count = -1  # frames that a FID of frames takes of a video; 0: all
+  c.batch_size = 16  # videos, or frames, that a feature network sees at once
+  c.draws = 200  # of the bootstrap; fewer for many features; 0: no intervals
+  c.extras = True  # FD∞ and kernel distances
+  c.floor = True  # real clips against real clips
+  c.cache = ''  # statistics of real clips; '': the user's cache folder
+  c.benchmark = ()  # --mode=benchmark: feature networks to time, as 'i3d,c3d'
+  c.weights = ml_collections.ConfigDict()  # files made by --mode=convert
+  c.weights.i3d = ''
+  c.weights.c3d = ''
+  c.weights.inception = ''
+  c.weights.clip = ''
+  c.weights.shapes = ''  # made by --mode=features
   return c
 
 

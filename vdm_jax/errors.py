@@ -45,3 +45,13 @@ class Preempted(UserError):
   """The run was asked to stop; its state is saved and can be continued."""
 
   status = 42
+
+
+class RetryError(UserError):
+  """Other processes of the run are lost, hang or never came.
+
+  What was saved is intact, and the same command continues from there; launch
+  scripts start it again by themselves. 75 is EX_TEMPFAIL of sysexits.h.
+  """
+
+  status = 75

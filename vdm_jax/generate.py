@@ -9,7 +9,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, UInt8
 
-from vdm_jax import build, conditions, refine, sharding
+from vdm_jax import (
+  build,
+  checkpoint,
+  conditions,
+  distributed,
+  refine,
+  sharding,
+)
 from vdm_jax import step as step_lib
 from vdm_jax.diffusion import (
   denoiser,
@@ -56,12 +63,14 @@ class Generator:
     c = config.data
     self.shape = (c.frames, c.size, c.size, 3)
     sharding.check_space(mesh, self.model, c.size)
+    self._latent_places = latent
     self._start = jax.jit(self._begin, out_shardings=latent)
     self._advance = jax.jit(self._step, donate_argnums=1, out_shardings=latent)
     self._finish = jax.jit(self._last_step, out_shardings=video)
     seen = {'extra': video}
     if self.objective.refine and self.objective.refine.augment:
       seen['augment'] = self.place
+    self._seen_places = seen
     self._see = jax.jit(self._seen, out_shardings=seen)
 
   def __call__(
@@ -87,7 +96,7 @@ class Generator:
       low: the videos that a model which refines is to refine.
       tick: called with the steps done, about twenty times.
     """
-    keys, told, observation, low = jax.device_put(
+    keys, told, observation, low = sharding.spread(
       (keys, dict(told), observation, low), self.place
     )
     if low is not None:
@@ -110,6 +119,36 @@ class Generator:
     video = _gather(self._finish(last, latent.z, level, told, observation))
     tick(steps)
     return video
+
+  def trace(self, params, told: Mapping[str, jax.ShapeDtypeStruct]):
+    """The program of a step of plain sampling, to compile without arrays.
+
+    Args:
+      params: shapes and places of the parameters.
+      told: likewise of the conditions.
+    """
+
+    def placed(shapes, place):
+      places = jax.tree.broadcast(place, shapes)
+      return checkpoint.abstract_like(shapes, places)
+
+    keys = jax.eval_shape(
+      lambda: jax.random.split(jax.random.key(0), self.batch_size)
+    )
+    told = dict(told)
+    if self.objective.refine:
+      video = jax.ShapeDtypeStruct((self.batch_size, *self.shape), np.uint8)
+      low = jax.eval_shape(self.objective.refine.form.lower, video)
+      seen = jax.eval_shape(self._seen, keys, low)
+      told |= {k: placed(v, self._seen_places[k]) for k, v in seen.items()}
+    latent = jax.eval_shape(self._begin, keys)
+    latent = checkpoint.abstract_like(latent, self._latent_places)
+    levels = build.levels(self.config, self.config.sample.steps)
+    grid = self.sampler.grid(levels)
+    grid = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), grid)
+    index = jax.ShapeDtypeStruct((), np.int32)
+    keys = placed(keys, self.place)
+    return self._advance.trace(params, latent, keys, grid, index, told, None)
 
   def denoiser(self, params, told, observation=None) -> denoiser.Denoiser:
     """The clipped denoiser, with all guidance that the config asks for."""
@@ -183,4 +222,5 @@ def _gather(video) -> np.ndarray:
     return np.asarray(video)
   from jax.experimental import multihost_utils
 
+  distributed.barrier('gather')
   return np.asarray(multihost_utils.process_allgather(video, tiled=True))

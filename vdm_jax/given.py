@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ from vdm_jax import step
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.diffusion import observation
 from vdm_jax.errors import ConfigError, DataError
-from vdm_jax.media import reading
+from vdm_jax.media import reading, writing
 
 Videos = UInt8[np.ndarray, '_b _k _h _w 3']
 
@@ -164,7 +164,7 @@ def check(
 
 
 def from_video(
-  path: str | os.PathLike,
+  video: str | os.PathLike | np.ndarray,
   *,
   frames: int,
   size: int,
@@ -174,12 +174,13 @@ def from_video(
   factor: int = 1,
   resize: str = 'crop',
 ) -> Given:
-  """What is known from a video file; only the frames needed are held.
+  """What is known from a video; of a file only the frames needed are held.
 
   Args:
-    path: the file.
+    video: the file, or pixels uint8 `[n, t, h, w, 3]`, of each of the videos
+      to sample or, with n = 1, of all of them.
     frames: of the sampled video; frame k of it is frame `start + k stride` of
-      the file.
+      the video that is given.
     size: height and width of the sampled video, pixels.
     stride: see `frames`.
     start: see `frames`.
@@ -189,32 +190,27 @@ def from_video(
 
   Raises:
     ConfigError: options that cannot work, see `check`.
-    DataError: the file is missing, is no video, or is too short.
+    DataError: the file is missing, is no video, or is too short; or what is
+      no file are no such pixels.
   """
   frames_lib.validate(frames=frames, size=size, stride=stride, resize=resize)
   indices = check(
     frames=frames, size=size, known=known, factor=factor, start=start
   )
-  path = pathlib.Path(path).expanduser()
-  if not path.is_file():
-    raise DataError(
-      f'there is no such video ({path}); set config.sample.video to a file'
-    )
-  index = reading.scan(path)
+  film = _pixels(video) if isinstance(video, np.ndarray) else _file(video)
   last = indices[-1] if indices else 0
-  if index.frames <= start + last * stride:
+  if film.frames <= start + last * stride:
     raise DataError(
-      f'the video is too short ({path} has {index.frames} frames, and frame '
-      f'{last} of the sample, at start {start} and stride {stride}, needs '
-      f'{start + last * stride + 1}); use a longer one or less of it'
+      f'the video is too short ({film.name} has {film.frames} frames, and '
+      f'frame {last} of the sample, at start {start} and stride {stride}, '
+      f'needs {start + last * stride + 1}); use a longer one or less of it'
     )
 
   def read(numbers, fit, **options) -> np.ndarray:
     fit = functools.partial(fit, size=size, resize=resize, **options)
-    places = [start + stride * n for n in numbers]
-    return reading.read(path, places, index=index, fit=fit)[None]
+    return film.read([start + stride * n for n in numbers], fit)
 
-  has = math.ceil((index.frames - start) / stride)
+  has = math.ceil((film.frames - start) / stride)
   seen = tuple(range(min(frames, has))) if factor > 1 else ()
   return Given(
     full=read(indices, frames_lib.fit) if indices else None,
@@ -223,6 +219,81 @@ def from_video(
     low_frames=seen,
     factor=factor,
   )
+
+
+def read(
+  path: str | os.PathLike,
+  *,
+  size: int,
+  stride: int,
+  start: int = 0,
+  resize: str = 'crop',
+) -> UInt8[np.ndarray, '1 t s s 3']:
+  """All frames of a file from `start` on, every stride-th; see `from_video`.
+
+  Raises:
+    DataError: the file is missing, is no video, or has no such frame.
+  """
+  film = _file(path)
+  numbers = range(start, film.frames, stride)
+  if start < 0 or not numbers:
+    raise DataError(
+      f'the video has no frame {start} ({film.name} has {film.frames}); start '
+      f'at 0 to {film.frames - 1}'
+    )
+  return film.read(
+    numbers, functools.partial(frames_lib.fit, size=size, resize=resize)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Film:
+  """A video to read from.
+
+  Attributes:
+    name: what messages call it.
+    frames: how many it has.
+    read: (numbers, fit) -> uint8 `[n, k, …]`, each frame brought to its size.
+  """
+
+  name: str
+  frames: int
+  read: Callable[[Sequence[int], Callable], np.ndarray]
+
+
+def _file(path: str | os.PathLike) -> _Film:
+  """A file, decoded once to know its length."""
+  path = pathlib.Path(path).expanduser()
+  if not path.is_file():
+    raise DataError(
+      f'there is no such video ({path}); set config.sample.video to a file'
+    )
+  index = reading.scan(path)
+
+  def read(numbers, fit):
+    return reading.read(path, numbers, index=index, fit=fit)[None]
+
+  return _Film(str(path), index.frames, read)
+
+
+def _pixels(videos: np.ndarray) -> _Film:
+  """Videos in memory."""
+  check_pixels(videos)
+
+  def read(numbers, fit):
+    return np.stack([[fit(video[n]) for n in numbers] for video in videos])
+
+  return _Film('the array', videos.shape[1], read)
+
+
+def check_pixels(videos: np.ndarray):
+  """Raises DataError unless these are videos, uint8 `[n, t, h, w, 3]`."""
+  try:
+    writing.check_uint8(videos, 'videos', 'n t h w 3')
+  except ValueError as e:
+    raise DataError(
+      f'{e}; give whole numbers from 0 to 255, frames first, RGB last'
+    ) from e
 
 
 def _fit_coarsely(

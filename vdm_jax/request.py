@@ -47,6 +47,26 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Handed:
+  """What is given in memory instead of by `config.sample`.
+
+  Attributes:
+    video: uint8 `[n, t, h, w, 3]` for the file `config.sample.video`; n is the
+      number of videos to sample, or 1. Its frames are those of the sampled
+      video, at whatever stride that has, from `config.sample.start` on.
+    prompts: captions, in turn; each as `config.sample.prompt`.
+    labels: classes, in turn; each as `config.sample.label`.
+  """
+
+  video: np.ndarray | None = None
+  prompts: tuple[str, ...] = ()
+  labels: tuple[int, ...] = ()
+
+
+NOTHING = Handed()
+
+
+@dataclasses.dataclass(frozen=True)
 class Shown:
   """Clips of the data that a model which refines shows what it does with.
 
@@ -70,6 +90,7 @@ def make(
   given: Given | None = None,
   shown: Shown | None = None,
   mesh=None,
+  handed: Handed = NOTHING,
 ) -> Request:
   """Checks what `config.sample` asks of a model, and reads what it names.
 
@@ -80,6 +101,7 @@ def make(
       and with it what a model that refines is to refine.
     shown: clips for such a model, in place of a video.
     mesh: the devices that encode prompts.
+    handed: what is given in memory.
 
   Raises:
     UserError: for what does not fit the model.
@@ -91,10 +113,10 @@ def make(
   frames = c.frames or config.data.frames
   stage, low = refine.of_config(config), None
   if stage and given is None:
-    low = shown.low if shown else low_video(config, stage, frames)
+    low = shown.low if shown else low_video(config, stage, frames, handed)
     given = stage.given(low.videos, frames)
   elif given is None:
-    given = given_video(config, frames)
+    given = given_video(config, frames, handed)
   plan = windows.plan(
     frames,
     config.data.frames,
@@ -108,7 +130,7 @@ def make(
   if shown:
     told, captions, labels = shown.told, shown.captions, shown.labels
   else:
-    told, captions, labels = conditions_of(config, trained, mesh)
+    told, captions, labels = conditions_of(config, trained, mesh, handed)
   items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
   for i, item in enumerate(items):
     if labels is not None:
@@ -192,7 +214,9 @@ def clips_to_refine(config, trained: Conditions, source, count: int) -> Shown:
   return Shown(low, told, captions, told.get('label'))
 
 
-def low_video(config, stage: Refine, frames: int) -> Low:
+def low_video(
+  config, stage: Refine, frames: int, handed: Handed = NOTHING
+) -> Low:
   """What `config.sample.video` gives a model that refines.
 
   Frames that are smaller than those of the model are taken for frames of the
@@ -203,7 +227,8 @@ def low_video(config, stage: Refine, frames: int) -> Low:
     UserError: no video is named, or it does not do.
   """
   c, kind = config.sample, config.refine.kind
-  if not c.video:
+  film, stride = _film(config, handed)
+  if film is None:
     raise errors.ConfigError(
       f'the model refines videos (config.refine.kind is {kind!r}), and none is '
       'given; name one with --config.sample.video=FILE, or make them with '
@@ -216,27 +241,27 @@ def low_video(config, stage: Refine, frames: int) -> Low:
     )
   options = {'size': config.data.size, 'resize': config.data.resize}
   options |= {'start': c.start}
-  stride, factor = base_stride(config), stage.form.factor
+  factor = stage.form.factor
   if isinstance(stage.form, Upsample):
     found = given_lib.from_video(
-      c.video, frames=frames, stride=stride, factor=factor, **options
+      film, frames=frames, stride=stride, factor=factor, **options
     )
     if len(found.low_frames) < frames:
       raise errors.DataError(
-        f'the video is too short ({c.video} has {len(found.low_frames)} frames '
-        f'at stride {stride} from {c.start} on, and {frames} are refined); use '
-        'a longer one'
+        f'the video is too short ({c.video or "the array"} has '
+        f'{len(found.low_frames)} frames at stride {stride} from {c.start} on, '
+        f'and {frames} are refined); use a longer one'
       )
     return Low(found.low, 1)
   try:
     found = given_lib.from_video(
-      c.video, frames=frames, stride=stride, known=f'::{factor}', **options
+      film, frames=frames, stride=stride, known=f'::{factor}', **options
     )
   except errors.DataError as e:
     keys = -(-frames // factor)
     try:
       found = given_lib.from_video(
-        c.video, frames=keys + 1, stride=1, known=f':{keys}', **options
+        film, frames=keys + 1, stride=1, known=f':{keys}', **options
       )
     except errors.DataError:
       raise e from None
@@ -286,15 +311,30 @@ def check_guidance(config, trained: Conditions):
     )
 
 
-def given_video(config, frames: int) -> Given:
+def _film(config, handed: Handed):
+  """The video that is given, or None, and from one frame used to the next."""
+  c, video = config.sample, handed.video
+  if video is None:
+    return c.video or None, base_stride(config)
+  given_lib.check_pixels(video)
+  if len(video) not in (1, c.count):
+    raise errors.DataError(
+      f'{len(video)} videos are given for {c.count} to sample; give one for '
+      'each, or one for all'
+    )
+  return video, 1
+
+
+def given_video(config, frames: int, handed: Handed = NOTHING) -> Given:
   """What `config.sample.video` gives; nothing if there is none."""
   c = config.sample
-  if c.video:
+  film, stride = _film(config, handed)
+  if film is not None:
     return given_lib.from_video(
-      c.video,
+      film,
       frames=frames,
       size=config.data.size,
-      stride=base_stride(config),
+      stride=stride,
       start=c.start,
       known=c.known,
       factor=c.factor,
@@ -308,7 +348,9 @@ def given_video(config, frames: int) -> Given:
   return Given()
 
 
-def conditions_of(config, trained: Conditions, mesh=None):
+def conditions_of(
+  config, trained: Conditions, mesh=None, handed: Handed = NOTHING
+):
   """The conditions of `config.sample.count` videos: (arrays, captions, labels).
 
   Raises:
@@ -317,16 +359,18 @@ def conditions_of(config, trained: Conditions, mesh=None):
   c, count = config.sample, config.sample.count
   told, captions, labels = {}, [], None
   classes = len(trained.classes)
-  if c.label >= classes:
-    raise errors.ConfigError(
-      f'config.sample.label is {c.label}, but the model knows {classes} '
-      'classes; use −1, or a number below that'
-    )
+  asked = handed.labels or (() if c.label < 0 else (c.label,))
+  for label in asked:
+    if not 0 <= label < classes:
+      raise errors.ConfigError(
+        f'config.sample.label is {label}, but the model knows {classes} '
+        'classes; use a number below that, or −1 for all of them in turn'
+      )
   if classes:
-    labels = np.arange(count) % classes if c.label < 0 else c.label
-    labels = np.broadcast_to(labels, (count,)).astype(np.int32)
+    labels = np.resize(asked or range(classes), count).astype(np.int32)
     told['label'] = labels
-  texts = prompts.read(c.prompt, c.prompts)
+  texts = [text for p in handed.prompts for text in prompts.read(p or ' ', '')]
+  texts = texts or prompts.read(c.prompt, c.prompts)
   if texts and trained.text == 'none':
     raise errors.ConfigError(
       'a prompt is given, but the model was trained without text; leave out '

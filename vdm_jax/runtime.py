@@ -1,5 +1,7 @@
 """How a process meets its machine: devices, compilation cache, messages."""
 
+import hashlib
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -7,6 +9,8 @@ import sys
 
 import jax
 from absl import logging
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
 
 
 def start(*, cpu_devices: int = 0, debug: bool = False):
@@ -37,6 +41,16 @@ def cache_folder() -> pathlib.Path:
   return pathlib.Path(base) / 'vdm_jax'
 
 
+def versions() -> dict[str, str]:
+  """Of this program and of what it computes with, by name."""
+  source = hashlib.sha256()
+  root = pathlib.Path(__file__).parent
+  for path in sorted(root.rglob('*.py')):
+    source.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  found = {k: importlib.metadata.version(k) for k in PACKAGES}
+  return found | {'vdm_jax': source.hexdigest()[:8]}
+
+
 def say(text: str):
   """Prints a line, on the first process alone."""
   if jax.process_index() == 0:
@@ -46,6 +60,17 @@ def say(text: str):
 def warn(text: str):
   """Prints a line about something that was mended, to standard error."""
   print(f'vdm_jax: warning: {text}', file=sys.stderr, flush=True)
+
+
+def leave(status: int):
+  """Ends the process at once.
+
+  After a failed save Orbax's threads keep a finished process alive for five
+  minutes; nothing that they would still do is wanted.
+  """
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 class Stop:

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  distributed,
   ensemble,
   identity,
   refine,
@@ -22,6 +23,7 @@ from vdm_jax import (
   runtime,
   sharding,
 )
+from vdm_jax import config as config_lib
 from vdm_jax import request as request_lib
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
@@ -135,10 +137,19 @@ def restore(config, checkpoints, trained: Conditions, mesh) -> Model:
   abstract = abstract_params(config, model, mesh)
   params, meta = checkpoints.restore_ema(abstract)
   runtime.say(f'sampling the averaged parameters of step {meta["step"]}')
-  generate, steps = Generator(config, model, mesh), ()
+  generate, steps = generator(config, model, mesh), ()
   if others:
     params, steps = others.restore(params, abstract)
   return Model(config, params, generate, trained, meta['step'], steps)
+
+
+def generator(config, model, mesh) -> Generator:
+  """A generator whose batches are no larger than what is asked for."""
+  c = config.sample
+  few = max(1, min(c.batch_size, c.count))
+  return Generator(
+    config_lib.varied(config, {'sample.batch_size': few}), model, mesh
+  )
 
 
 def abstract_params(config, model, mesh):
@@ -229,20 +240,23 @@ def draw(model: Model, wanted: Request, store, *, quiet: bool = False) -> Clips:
     runtime.say(f'continuing after {store.done} of {len(order)} windows')
   elif jax.process_index() == 0:
     _write_given(wanted.given, store, count)
-  for unit in range(store.done, len(order)):
-    first, w = order[unit]
+  patience = model.config.train.watchdog and distributed.PATIENCE
+  with distributed.Watchdog(patience) as watchdog:
+    for unit in range(store.done, len(order)):
+      first, w = order[unit]
 
-    def tick(steps, unit=unit):
-      progress.update(unit * wanted.steps + steps)
+      def tick(steps, unit=unit):
+        watchdog.feed()
+        progress.update(unit * wanted.steps + steps)
 
-    rows = (first + np.arange(batch)) % count
-    videos = _window(model, wanted, store, rows, w, tick)
-    if jax.process_index() == 0:
-      rows = rows[: count - first]
-      numbers = list(wanted.windows[w].frames)
-      new = list(wanted.windows[w].new)
-      store.write(rows, [numbers[i] for i in new], videos[: len(rows), new])
-      store.commit(unit + 1)
+      rows = (first + np.arange(batch)) % count
+      videos = _window(model, wanted, store, rows, w, tick)
+      if jax.process_index() == 0:
+        rows = rows[: count - first]
+        numbers = list(wanted.windows[w].frames)
+        new = list(wanted.windows[w].new)
+        store.write(rows, [numbers[i] for i in new], videos[: len(rows), new])
+        store.commit(unit + 1)
   return Clips(store.videos, wanted.items, wanted.labels, wanted.prompts)
 
 
@@ -299,6 +313,7 @@ def from_first(value: np.ndarray) -> np.ndarray:
     return value
   from jax.experimental import multihost_utils
 
+  distributed.barrier('from first')
   return np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 

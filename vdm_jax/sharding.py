@@ -135,6 +135,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
+def own_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+  """The examples of a batch that this process's devices hold, ascending.
+
+  A mesh may follow the wires of a pod: they need not be neighbours.
+  """
+  parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return tuple(
+    int(i) for i in np.unique(np.concatenate([rows[p] for p in parts.values()]))
+  )
+
+
 def video_sharding(mesh: Mesh) -> NamedSharding:
   """Examples of `[b, t, h, …]` likewise, and their rows over `space`."""
   return NamedSharding(mesh, VIDEO)
@@ -143,6 +155,18 @@ def video_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
   return NamedSharding(mesh, P())
+
+
+def spread(tree: PyTree, place: NamedSharding) -> PyTree:
+  """Lays out arrays that every process has whole; none asks another."""
+  if jax.process_count() == 1:
+    return jax.device_put(tree, place)
+
+  def leaf(x):
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    return jax.make_array_from_callback(x.shape, place, lambda i: x[i])
+
+  return jax.tree.map(leaf, tree)
 
 
 def tree_shardings(mesh: Mesh, shapes: PyTree) -> PyTree:

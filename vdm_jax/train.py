@@ -12,6 +12,7 @@ import numpy as np
 from vdm_jax import (
   build,
   checkpoint,
+  distributed,
   ensemble,
   errors,
   identity,
@@ -75,11 +76,13 @@ def run(config, workdir: pathlib.Path, devices=None):
   claim(workdir, config)
   trainer = Trainer(config, workdir, mesh, source, told, model)
   # Compiled before anything is restored, so that a model that does not fit
-  # ends here.
+  # ends here; and before the processes first wait for each other's devices.
   init, abstract, compiled = programs(config, model, mesh, trainer.shapes)
+  distributed.barrier('compiled')
   state = trainer.restore(abstract)
   if state is None:
     state = trainer.begin(init, begin)
+  distributed.barrier('ready')
   trainer.fit(compiled, state)
 
 
@@ -87,20 +90,37 @@ def claim(workdir: pathlib.Path, config):
   """Writes `config.json`; nothing is written before all else is checked.
 
   Raises:
-    CheckpointError: if the workdir cannot be written.
+    CheckpointError: if the workdir cannot be written, or is not one folder
+      for all processes.
   """
+  distributed.barrier('checked')
   if jax.process_index():
+    distributed.barrier('claimed')
+    _see(workdir / 'config.json')
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     writing.write_bytes(
       workdir / 'config.json', identity.to_json(config).encode()
     )
+    distributed.barrier('claimed')
   except OSError as e:
     raise errors.CheckpointError(
       f'the workdir cannot be written ({e}); choose another --workdir or '
       'change its permissions'
     ) from e
+
+
+def _see(path: pathlib.Path, seconds: float = 60.0):
+  """Waits for what process 0 has written; network disks take their time."""
+  end = time.monotonic() + seconds
+  while not path.is_file():
+    if time.monotonic() > end:
+      raise errors.CheckpointError(
+        f'process {jax.process_index()} does not see {path}, which process 0 '
+        'has written; give a --workdir that all machines share'
+      )
+    time.sleep(0.5)
 
 
 def describe(source, most: int = 20) -> str:
@@ -122,8 +142,7 @@ def programs(config, model, mesh, shapes):
     mesh: the devices.
     shapes: of a batch, as of `batch_shapes`.
   """
-  tx = build.optimizer(config)
-  init, abstract = make_init(config, model, tx, mesh)
+  init, abstract, step = pure_programs(config, model, mesh)
   runtime.say(
     f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
     f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
@@ -131,6 +150,13 @@ def programs(config, model, mesh, shapes):
   )
   if config.optim.rates:
     runtime.say(optim.table(abstract.params, config.optim.rates))
+  return init, abstract, compile_step(step, abstract, shapes)
+
+
+def pure_programs(config, model, mesh):
+  """(init, the abstract state, the step), of which nothing is compiled."""
+  tx = build.optimizer(config)
+  init, abstract = make_init(config, model, tx, mesh)
   step = step_lib.make_train_step(
     model.apply,
     tx,
@@ -140,7 +166,7 @@ def programs(config, model, mesh, shapes):
     accumulate=config.train.accumulate,
     place=sharding.video_sharding(mesh),
   )
-  return init, abstract, compile_step(step, abstract, shapes)
+  return init, abstract, step
 
 
 def make_init(config, model, tx, mesh):
@@ -174,15 +200,17 @@ def make_init(config, model, tx, mesh):
   )
 
 
+def trace_step(step_fn, abstract, batch_shapes):
+  """The step for these shapes and places, its state donated; to compile."""
+  shardings = jax.tree.map(lambda a: a.sharding, abstract)
+  step = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+  return step.trace(abstract, batch_shapes)
+
+
 def compile_step(step_fn, abstract, batch_shapes):
   """The step as an executable; prints how long it took and what it needs."""
   begin = time.monotonic()
-  shardings = jax.tree.map(lambda a: a.sharding, abstract)
-  compiled = (
-    jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
-    .lower(abstract, batch_shapes)
-    .compile()
-  )
+  compiled = trace_step(step_fn, abstract, batch_shapes).lower().compile()
   memory = compiled.memory_analysis()
   text = ''
   if memory is not None:
@@ -248,6 +276,7 @@ class Trainer:
     self.origin = None  # of its first parameters
     self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
     self.shapes = batch_shapes(config, told, mesh)
+    self.rows = sharding.own_rows(mesh, config.train.batch_size)
     self.generate = Generator(config, model, mesh)
     self.signature = json.loads(
       json.dumps(
@@ -302,8 +331,7 @@ class Trainer:
       batch_size=c.batch_size,
       seed=self.config.seed,
       start_step=first,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=self.rows,
       workers=self.config.data.workers,
     )
     progress = Progress(
@@ -315,11 +343,12 @@ class Trainer:
     writer = logs.MetricWriter(
       self.workdir, restored_step=first, tensorboard=c.tensorboard
     )
-    window = Window()
-    with runtime.Stop() as stop, writer:
+    window, watchdog = Window(), distributed.Watchdog(c.watchdog)
+    with runtime.Stop() as stop, writer, watchdog:
       for n in range(first + 1, c.steps + 1):
         state, metrics = compiled(state, to_devices(next(batches), self.shapes))
         window.add(n, metrics)
+        watchdog.feed()
         if n % c.log_every == 0 or n in (1, c.steps):
           row = window.close()
           writer.write(n, row)
@@ -327,12 +356,12 @@ class Trainer:
         else:
           progress.update(n)
         with progress.pause():
-          self.after_step(state, n, stopping=stop.requested)
+          self.after_step(state, n, watchdog, stopping=stop.requested)
     self.checkpoints.close()
     if self.config.sample.count and ensemble.is_whole(self.config):
       self.finish(state)
 
-  def after_step(self, state, n: int, *, stopping: bool):
+  def after_step(self, state, n: int, watchdog, *, stopping: bool):
     """Saves and shows the state of step n, where it is time to.
 
     Raises:
@@ -340,17 +369,22 @@ class Trainer:
     """
     c = self.config.train
     stopping = stopping or self.checkpoints.reached_preemption(n)
-    if n % c.checkpoint_every == 0 or n == c.steps or stopping:
-      self.checkpoints.save(state, self.meta())
-    if stopping and n < c.steps:
-      self.checkpoints.wait()
-      raise errors.Preempted(
-        f'asked to stop; step {n} is saved, and the same command continues '
-        'from there'
-      )
+    save = n % c.checkpoint_every == 0 or n == c.steps or stopping
     look = n == c.sample_first or (c.sample_every and n % c.sample_every == 0)
-    if look and n < c.steps and ensemble.is_whole(self.config):
-      self.show(state, n)
+    if not (save or look):
+      return
+    jax.block_until_ready(state.step)  # a step that hangs is the watchdog's
+    with watchdog.allow(distributed.PATIENCE):
+      if save:
+        self.checkpoints.save(state, self.meta())
+      if stopping and n < c.steps:
+        self.checkpoints.wait()
+        raise errors.Preempted(
+          f'asked to stop; step {n} is saved, and the same command continues '
+          'from there'
+        )
+      if look and n < c.steps and ensemble.is_whole(self.config):
+        self.show(state, n)
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""
@@ -362,6 +396,7 @@ class Trainer:
         self.config, self.workdir, clips, name=f'step_{step:07d}', step=step
       )
       self.gallery()
+    distributed.barrier('shown')
 
   def draw(self, state, wanted: request.Request, **options) -> sample.Clips:
     """Samples of the averaged parameters."""

@@ -21,6 +21,8 @@ POSITIVE = (
   'diffusion.p_std',
   'refine.factor',
   'mesh.space',
+  'mesh.heartbeat',
+  'mesh.patience',
   'optim.learning_rate',
   'optim.eps',
   'train.batch_size',
@@ -43,6 +45,7 @@ POSITIVE = (
   'sample.key_stride',
   'sample.factor',
   'text.max_length',
+  'evaluate.batch_size',
 )
 NOT_NEGATIVE = (
   'data.images',
@@ -52,6 +55,7 @@ NOT_NEGATIVE = (
   'optim.clip',
   'train.sample_every',
   'train.sample_first',
+  'train.watchdog',
   'mesh.cpu_devices',
   'sample.count',
   'sample.frames',
@@ -62,6 +66,9 @@ NOT_NEGATIVE = (
   'sample.churn',
   'sample.churn_min',
   'sample.churn_max',
+  'evaluate.samples',
+  'evaluate.reference',
+  'evaluate.draws',
 )
 FRACTION = (
   'train.drop.label',
@@ -126,6 +133,11 @@ def validate(config: ml_collections.ConfigDict):
       'more whole numbers such as 1,2,4'
     )
   _validate_schedule(values)
+  if values['evaluate.frame_count'] < -1:
+    raise errors.ConfigError(
+      f'config.evaluate.frame_count is {values["evaluate.frame_count"]}; use '
+      "−1 for the protocol's, 0 for all, or more"
+    )
 
 
 def _validate_schedule(values: dict):

@@ -13,7 +13,7 @@ batch, each time with new randomness. A batch is never short.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -77,15 +77,14 @@ class _Stream:
   source: Source
   order: Order
   first: int
-  local: int
-  offset: int
+  rows: Sequence[int]
 
   def __len__(self) -> int:
     return sys.maxsize
 
   def __getitem__(self, k) -> dict[str, Any]:
-    step, i = divmod(int(k), self.local)
-    position = self.first + step * self.order.batch_size + self.offset + i
+    step, i = divmod(int(k), len(self.rows))
+    position = self.first + step * self.order.batch_size + self.rows[i]
     clip = self.order.clip(self.source, position)
     arrays = {name: clip[name] for name in ARRAYS if name in clip}
     return arrays | {'index': np.int64(self.order.element(position))}
@@ -99,6 +98,7 @@ def batches(
   start_step: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  rows: Sequence[int] | None = None,
   workers: int = 2,
   processes: int = 0,
   ahead: int = 2,
@@ -113,6 +113,8 @@ def batches(
     start_step: the step of the first batch.
     process_index: which slice.
     process_count: number of slices.
+    rows: the places in a batch of the clips that this process yields instead,
+      where they are not such a slice.
     workers: threads that read clips ahead (in each worker process); 0 reads
       in the caller's thread when asked.
     processes: worker processes; 0 reads in this process. The source must be
@@ -141,14 +143,13 @@ def batches(
     source=source,
     order=Order(len(source), batch_size, seed),
     first=start_step * batch_size,
-    local=local,
-    offset=process_index * local,
+    rows=rows or range(local * process_index, local * (process_index + 1)),
   )
   return _until_error(_read_ahead(stream, workers, processes, ahead))
 
 
 def _read_ahead(stream, workers, processes, ahead) -> grain.DatasetIterator:
-  share = -(-ahead * stream.local // max(processes, 1))
+  share = -(-ahead * len(stream.rows) // max(processes, 1))
   reading = grain.ReadOptions(
     num_threads=workers, prefetch_buffer_size=max(share, workers)
   )
@@ -160,7 +161,7 @@ def _read_ahead(stream, workers, processes, ahead) -> grain.DatasetIterator:
       processes, per_worker_buffer_size=max(share, 1)
     )
     clips = clips.mp_prefetch(options)
-  iterator = iter(clips.batch(stream.local, drop_remainder=True))
+  iterator = iter(clips.batch(len(stream.rows), drop_remainder=True))
   iterator.start_prefetch()
   return iterator
 

@@ -1,0 +1,92 @@
+"""A process of tests/test_distributed.py: the program, with a mishap.
+
+The environment variable MISHAP is JSON: what happens, in which process. With
+`loop` the training is replaced by a loop of collectives, which starts fast.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vdm_jax import distributed, errors, main
+
+MISHAP = json.loads(os.environ.get('MISHAP', '{}'))
+
+
+def here(name: str):
+  """What the mishap says of this process, or None."""
+  return MISHAP.get(name, {}).get(str(distributed.index()))
+
+
+def run(config, workdir: pathlib.Path):
+  """Stands in for `train.run`: adds up a number of every device, in a loop."""
+  if here('data'):
+    raise errors.DataError('a file is not there; bring it')
+  devices = NamedSharding(Mesh(np.array(jax.devices()), ('d',)), P('d'))
+  ones = jax.make_array_from_callback(
+    (jax.device_count(),), devices, lambda _: np.ones(1, np.float32)
+  )
+  total = jax.jit(
+    lambda x: x.sum(), out_shardings=NamedSharding(devices.mesh, P())
+  )
+  compiled = total.lower(ones).compile()
+  time.sleep(here('skew') or 0)
+  if not MISHAP.get('no barrier'):
+    distributed.barrier('ready')
+  log = workdir / f'steps_{distributed.index()}'
+  with distributed.Watchdog(config.train.watchdog) as watchdog:
+    for n in range(1, config.train.steps + 1):
+      assert float(compiled(ones)) == jax.device_count()
+      watchdog.feed()
+      log.write_text(str(n))
+      if here('sleep') == n:
+        time.sleep(10_000)
+      if here('defect') == n:
+        raise KeyError('a defect')
+      time.sleep(0.01)
+
+
+def slow_compiler(train):
+  compile_step = train.compile_step
+
+  def late(*args):
+    compiled = compile_step(*args)
+    time.sleep(here('skew') or 0)
+    return compiled
+
+  train.compile_step = late
+  if MISHAP.get('no barrier'):
+    distributed.barrier = lambda *_: None
+    distributed.exchange = lambda name, text: [text]
+
+
+def stop_at(train):
+  """Raises SIGTERM in this process at a step, or stops the step there."""
+  after_step = train.Trainer.after_step
+
+  def wrapped(self, state, n, *args, **options):
+    if here('term') == n:
+      os.kill(os.getpid(), signal.SIGTERM)
+    if here('sleep') == n:
+      time.sleep(10_000)
+    return after_step(self, state, n, *args, **options)
+
+  train.Trainer.after_step = wrapped
+
+
+if __name__ == '__main__':
+  if MISHAP.get('loop'):
+    main.MODES['train'] = 'tests.distributed_worker'
+  else:
+    from vdm_jax import train
+
+    slow_compiler(train)
+    stop_at(train)
+  main.cli()

@@ -1,0 +1,1 @@
+"""The parts of `evaluate`: plans, clips, samples and reports."""
