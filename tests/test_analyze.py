@@ -339,3 +339,9 @@ def test_without_the_extra_nothing_is_begun(tmp_path, monkeypatch, capsys):
   assert main.main(argv) == 2
   text = capsys.readouterr().err.strip()
   assert "pip install -e '.[plots]'" in text and '\n' not in text
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(errors.ConfigError, match=r'one process \(2'):
+    analyze.run(config(), tmp_path)

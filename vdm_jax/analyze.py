@@ -76,6 +76,11 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   noises.check()
+  if jax.process_count() > 1:
+    raise errors.ConfigError(
+      f'noises are analysed by one process ({jax.process_count()} run); start '
+      'a single one'
+    )
   config = config_lib.varied(config, {'sample.grid': 'karras'})
   mesh = sharding.of_config(config, devices)
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
