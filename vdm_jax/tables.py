@@ -1,9 +1,15 @@
-"""What the tables and figures of the papers compare, row by row."""
+"""What the tables and figures of the papers compare, row by row, in miniature.
+
+Those at the papers' own scale are in `paper_tables`.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 Overrides = dict[str, Any]
+
+REAL = 'real clips'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +35,16 @@ class Table:
   Attributes:
     title: which table of which paper.
     rows: by name, what differs from the config: in training, in sampling.
-    columns: scores of the judge, and `seam_error`.
+    columns: of the judge's scores and others; () for all that there are.
     scratch: the rows whose models begin from nothing, where the others begin
       from a model of images; None where all begin from nothing.
     figure: how it is drawn besides, if it is.
+    kind: what a row is: 'videos' of a model, 'cascade' of several, or the
+      'noises' that a model of images finds.
+    stills: the rows that are a model of images itself.
+    protocol: of `metrics.protocols`, at the papers' scale.
+    frames: of a video, where they are not those of the protocol.
+    printed: by row, what the same row is called in `paper_numbers`.
   """
 
   title: str
@@ -40,6 +52,11 @@ class Table:
   columns: tuple[str, ...]
   scratch: tuple[str, ...] | None = None
   figure: Figure | None = None
+  kind: str = 'videos'
+  stills: tuple[str, ...] = ()
+  protocol: str = ''
+  frames: int = 0
+  printed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def prior(kind: str, alpha: float = 0.0) -> Overrides:
@@ -53,6 +70,11 @@ def sampler(name: str, steps: int, grid: str = 'karras', **more) -> Overrides:
   return {f'sample.{k}': v for k, v in how.items()}
 
 
+def experts(*stages: str) -> Overrides:
+  """The stages of a cascade that two experts sample."""
+  return {'reproduce.experts': stages}
+
+
 VIDEO = ('valid', 'identity', 'on_path', 'success', 'trajectory_error')
 CAPTION = ('caption_shape', 'caption_colour', 'caption_direction', 'caption')
 SCRATCH = 'from scratch'
@@ -62,6 +84,12 @@ STRATEGIES = {
   TUNED: prior('independent'),
   'fine-tuned, mixed': prior('mixed', 1.0),
   'fine-tuned, progressive': prior('progressive', 2.0),
+}
+PRINTED_STRATEGIES = {
+  SCRATCH: 'Training from scratch',
+  TUNED: 'Finetuning from ID',
+  'fine-tuned, mixed': '+ Mixed Noise',
+  'fine-tuned, progressive': '+ Progressive Noise',
 }
 # Ge23 Fig. 7 also has α = ∞, one noise for all frames: a singular Σ, with
 # which videos are frozen; and α = 0, which is independent noise.
@@ -77,8 +105,47 @@ WIDTHS = {
   if name != TUNED
   for width in (16, 32, 48)
 }
+FIG7 = {
+  SCRATCH: prior('independent'),
+  'independent': prior('independent'),
+  **{row: prior(*point) for row, point in ALPHAS.items()},
+}
 
 TABLES = {
+  'vdm1': Table(
+    'Ho22 Table 1 in miniature: videos of nothing',
+    {'Video Diffusion': {}},
+    VIDEO,
+    printed={'Video Diffusion': 'Video Diffusion (ours)', REAL: 'real data'},
+  ),
+  'vdm2': Table(
+    'Ho22 Table 2 in miniature: 5 frames predicted from 1',
+    {
+      'ancestral, 64 steps': sampler('ancestral', 64, 'schedule'),
+      'predictor-corrector, 32 steps': sampler(
+        'predictor_corrector', 32, 'schedule'
+      ),
+    },
+    VIDEO,
+    printed={
+      'ancestral, 64 steps': 'ancestral sampler, 512 steps',
+      'predictor-corrector, 32 steps': 'Langevin sampler, 256 steps',
+    },
+  ),
+  'vdm3': Table(
+    'Ho22 Table 3 in miniature: 4 frames predicted from 2, of other clips',
+    {
+      'ancestral, 32 steps': sampler('ancestral', 32, 'schedule'),
+      'predictor-corrector, 16 steps': sampler(
+        'predictor_corrector', 16, 'schedule'
+      ),
+    },
+    VIDEO,
+    printed={
+      'ancestral, 32 steps': 'ancestral, 256 steps',
+      'predictor-corrector, 16 steps': 'Langevin, 128 steps',
+    },
+  ),
   'vdm4': Table(
     'Ho22 Table 4 in miniature: images trained on beside each video',
     {
@@ -86,11 +153,13 @@ TABLES = {
       for k in (0, 4, 8)
     },
     VIDEO,
+    printed={f'{k} images': f'{k}' for k in (0, 4, 8)},
   ),
   'vdm5': Table(
     'Ho22 Table 5 in miniature: classifier-free guidance, by its scale 1 + w',
     {f'scale {s:g}': {'sample.guidance_scale': s} for s in (1.0, 2.0, 5.0)},
     (*CAPTION, 'on_path', 'success'),
+    printed={f'scale {s:g}': f'frameskip 1, {s:.1f}' for s in (1.0, 2.0, 5.0)},
   ),
   'vdm6': Table(
     'Ho22 Table 6 in miniature: long videos, by three ways to extend them',
@@ -100,6 +169,11 @@ TABLES = {
       'replacement, q(z_s|x)': {'sample.conditioning': 'replacement_marginal'},
     },
     ('valid', 'identity', 'on_path', 'success', 'seam_error'),
+    printed={
+      'reconstruction guidance': '2.0, reconstruction guidance',
+      'replacement, q(z_s|x, z_t)': '2.0, replacement',
+      'replacement, q(z_s|x)': '2.0, replacement',
+    },
   ),
   'samplers': Table(
     'Samplers, by the number of calls of the network',
@@ -116,19 +190,65 @@ TABLES = {
     },
     ('identity', 'on_path', 'success', 'caption', 'trajectory_error'),
   ),
+  'pyoco1': Table(
+    'Ge23 Table 1 in miniature: how alike the noises of frames are',
+    {'noises of frames': {}},
+    (
+      'same_video',
+      'same_video_spread',
+      'different_videos',
+      'different_videos_spread',
+    ),
+    kind='noises',
+    printed={'noises of frames': 'Cosine Similarity'},
+  ),
+  'pyoco2': Table(
+    'Ge23 Table 2 in miniature: videos of prompts',
+    {'PYoCo': prior('progressive', 2.0)},
+    (*CAPTION, 'on_path', 'success'),
+    scratch=(),
+    printed={'PYoCo': 'PYoCo'},
+  ),
+  'pyoco3': Table(
+    'Ge23 Table 3 in miniature: experts in the stages of a cascade',
+    {
+      'Config-A: none': experts(),
+      'Config-B: super-resolution': experts('sr'),
+      'Config-C: and interpolation': experts('sr', 'interpolation'),
+      'Config-D: and base': experts('sr', 'interpolation', 'base'),
+    },
+    (*VIDEO, 'label'),
+    kind='cascade',
+    printed={
+      'Config-A: none': 'PYoCo (Config-A)',
+      'Config-B: super-resolution': 'PYoCo (Config-B)',
+      'Config-C: and interpolation': 'PYoCo (Config-C)',
+      'Config-D: and base': 'PYoCo (Config-D)',
+    },
+  ),
+  'pyoco4': Table(
+    'Ge23 Table 4 in miniature: two sizes, fine-tuned from images',
+    {
+      'PYoCo, 32 channels': {'model.channels': 32},
+      'PYoCo, 48 channels': {'model.channels': 48},
+    },
+    VIDEO,
+    scratch=(),
+    printed={
+      'PYoCo, 32 channels': 'PYoCo (112M)',
+      'PYoCo, 48 channels': 'PYoCo (253M)',
+    },
+  ),
   'pyoco5': Table(
     'Ge23 Table 5 in miniature: images first, and correlated noise',
     STRATEGIES,
     VIDEO,
     scratch=(SCRATCH,),
+    printed=PRINTED_STRATEGIES,
   ),
   'pyoco_fig7': Table(
     'Ge23 Fig. 7 in miniature: how strongly the noise is correlated',
-    {
-      SCRATCH: prior('independent'),
-      'independent': prior('independent'),
-      **{row: prior(*point) for row, point in ALPHAS.items()},
-    },
+    FIG7,
     VIDEO,
     scratch=(SCRATCH,),
     figure=Figure('α', True, ALPHAS),

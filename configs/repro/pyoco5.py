@@ -6,6 +6,10 @@ A model of single frames, then four models of video of the same size and number
 of steps: from new parameters; from the model of images with independent, mixed
 (α = 1) and progressive (α = 2) noise. All of it with three seeds. Hardware: two
 CPU cores.
+
+    python -m vdm_jax.main --mode=table --table=pyoco5 --scale=paper
+
+says what the paper's own table needs, and makes it if all of that is there.
 """
 
 import ml_collections
@@ -14,6 +18,8 @@ from vdm_jax import config as config_lib
 
 
 def get_config(variant=''):
+  if variant == 'paper':
+    return paper()
   c = config_lib.default()
   c.name = 'pyoco5'
   c.data.source = 'shapes'
@@ -60,9 +66,26 @@ def get_config(variant=''):
   c.reproduce.table = 'pyoco5'
   c.reproduce.training_seeds = (0, 1, 2)
   c.reproduce.seeds = (0,)
+  c.reproduce.features = ''  # weights of --mode=features, for shapes_fd
   c.reproduce.image_steps = 1000  # of the models of single frames
   c.reproduce.image_batch = 48
   return config_lib.variant(c, variant, tiny=config_lib.TINY | TINY)
+
+
+def paper():
+  """At the paper's scale: its smallest network (which one is not said)."""
+  c = config_lib.beside(__file__, '../ucf101_pyoco.py', 'small')
+  c.name = 'pyoco5_paper'
+  c.init.workdir = ''  # of the table's own model of images
+  c.reproduce = ml_collections.ConfigDict()
+  c.reproduce.table = 'pyoco5'
+  c.reproduce.scale = 'paper'
+  c.reproduce.training_seeds = (0,)
+  c.reproduce.seeds = (0,)
+  c.reproduce.images = config_lib.beside(
+    __file__, '../ucf101_image.py', 'small'
+  )
+  return c.lock()
 
 
 TINY = {

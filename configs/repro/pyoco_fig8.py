@@ -5,7 +5,7 @@
 Three widths in place of the 69, 112 and 253 M parameters: models of video from
 new parameters, and from a model of single frames with mixed and progressive
 noise. All of it with three seeds. Needs the extra `plots`. Hardware: two CPU
-cores.
+cores. `--scale=paper` as for pyoco5.
 """
 
 from vdm_jax import config as config_lib
