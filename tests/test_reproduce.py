@@ -22,6 +22,7 @@ from vdm_jax import (
   errors,
   evaluate,
   identity,
+  main,
   reproduce,
   runs,
   sample,
@@ -383,11 +384,14 @@ def test_differences_within_the_spread_are_said(name, rows, said):
 
 # The other small tables, from nothing to a table.
 
-REPRO = pathlib.Path(__file__).parents[1] / 'configs' / 'repro' / 'x'
+
+def table_config(name, variant):
+  path = main.table_files()[name]
+  return config_lib.beside(str(path), path.name, variant)
 
 
 def tiny_table(name, **changes):
-  c = config_lib.beside(str(REPRO), f'{name}.py', 'tiny')
+  c = table_config(name, 'tiny')
   changes = {k.replace('__', '.'): v for k, v in changes.items()}
   return config_lib.varied(c, {'mesh.cpu_devices': 0, 'mesh.data': 1} | changes)
 
@@ -514,7 +518,7 @@ def test_shapes_fd_where_there_is_a_network(tmp_path, light, capsys):
 
 
 def paper_table(name, **changes):
-  c = config_lib.beside(str(REPRO), f'{name}.py', 'paper')
+  c = table_config(name, 'paper')
   small = config_lib.TINY | {'data.source': 'shapes', 'mesh.data': 1}
   small |= {'data.images': 0}
   if 'images' in c.reproduce:

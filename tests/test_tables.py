@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, reproduce, sharding, validation
+from vdm_jax import build, errors, main, reproduce, sharding, validation
 from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
@@ -25,15 +25,15 @@ from vdm_jax.reproduction import bench as bench_lib
 from vdm_jax.reproduction import cells, cost, needs
 from vdm_jax.tables import REAL, TABLES
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'configs' / 'repro'
-NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
+NAMES = sorted(main.table_files())
 PAPER = sorted(PAPER_TABLES)
 NUMBER = r'\d+(\.\d+)?'
 CELL = re.compile(rf'{NUMBER}(/{NUMBER}| ± \d*(\.\d+)?)?')
 
 
 def table_config(name, variant=''):
-  return config_lib.beside(str(FOLDER / 'x'), f'{name}.py', variant)
+  path = main.table_files()[name]
+  return config_lib.beside(str(path), path.name, variant)
 
 
 def bench(name, scale='paper', config=None, workdir=pathlib.Path('none')):

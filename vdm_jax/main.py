@@ -274,6 +274,11 @@ def _define_processes(values):
   )
 
 
+def table_files() -> dict[str, pathlib.Path]:
+  """The configs of the tables: `vdm6` is `configs/repro/vdm_table6.py`."""
+  return {p.stem.replace('_table', ''): p for p in TABLES.glob('*.py')}
+
+
 def with_table(argv: list[str]) -> list[str]:
   """Adds `--config` for a command that names a table of the papers.
 
@@ -285,15 +290,15 @@ def with_table(argv: list[str]) -> list[str]:
     if scale is not None:
       raise errors.ConfigError('--scale is for --table=NAME; give both')
     return argv
-  known = sorted(path.stem for path in TABLES.glob('*.py'))
-  if not known:
+  files = table_files()
+  if not files:
     raise errors.ConfigError(
       f'the configs of the tables are not there ({TABLES}); install from a '
       'clone with pip install -e . and keep it'
     )
-  if name not in known:
+  if name not in files:
     raise errors.ConfigError(
-      f'no table {name!r}; use one of {", ".join(known)}'
+      f'no table {name!r}; use one of {", ".join(sorted(files))}'
     )
   if scale not in (None, *SCALES):
     raise errors.ConfigError(
@@ -304,7 +309,7 @@ def with_table(argv: list[str]) -> list[str]:
   if _option(argv, 'mode') not in (None, 'table'):
     raise errors.ConfigError('--table is for --mode=table')
   variant = '' if scale in (None, 'small') else f':{scale}'
-  config = f'--config={TABLES / name}.py{variant}'
+  config = f'--config={files[name]}{variant}'
   return [argv[0], '--mode=table', config, *argv[1:]]
 
 

@@ -13,7 +13,7 @@ from vdm_jax import config as config_lib
 
 
 def get_config(variant=''):
-  c = config_lib.beside(__file__, 'pyoco5.py', variant)
+  c = config_lib.beside(__file__, 'pyoco_table5.py', variant)
   c.name = f'pyoco_fig7_{variant}'.rstrip('_')
   c.reproduce.table = 'pyoco_fig7'
   if variant == 'paper':

@@ -12,7 +12,7 @@ from vdm_jax import config as config_lib
 
 
 def get_config(variant=''):
-  c = config_lib.beside(__file__, 'pyoco5.py', variant)
+  c = config_lib.beside(__file__, 'pyoco_table5.py', variant)
   c.name = f'pyoco_fig8_{variant}'.rstrip('_')
   c.reproduce.table = 'pyoco_fig8'
   return c.lock()

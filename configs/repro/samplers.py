@@ -14,7 +14,7 @@ from vdm_jax import config as config_lib
 
 
 def get_config(variant=''):
-  c = config_lib.beside(__file__, 'vdm5.py')
+  c = config_lib.beside(__file__, 'vdm_table5.py')
   c.name = 'samplers'
   c.reproduce.table = 'samplers'
   return config_lib.variant(

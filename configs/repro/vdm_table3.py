@@ -19,7 +19,7 @@ from vdm_jax import config as config_lib
 def get_config(variant=''):
   if variant == 'paper':
     return paper()
-  c = config_lib.beside(__file__, 'vdm1.py')
+  c = config_lib.beside(__file__, 'vdm_table1.py')
   c.name = 'vdm3'
   c.sample.gamma = 0.0
   c.sample.delta = 0.1

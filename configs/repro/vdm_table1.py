@@ -17,7 +17,7 @@ from vdm_jax import config as config_lib
 def get_config(variant=''):
   if variant == 'paper':
     return paper()
-  c = config_lib.beside(__file__, 'vdm4.py')
+  c = config_lib.beside(__file__, 'vdm_table4.py')
   c.name = 'vdm1'
   c.model.labels = False
   c.train.steps = 1200

@@ -15,7 +15,7 @@ from vdm_jax import config as config_lib
 
 
 def get_config(variant=''):
-  c = config_lib.beside(__file__, 'pyoco5.py', variant)
+  c = config_lib.beside(__file__, 'pyoco_table5.py', variant)
   c.name = f'pyoco4_{variant}'.rstrip('_')
   c.diffusion.prior = 'progressive'
   c.diffusion.prior_alpha = 2.0

@@ -19,7 +19,7 @@ from vdm_jax import config as config_lib
 def get_config(variant=''):
   if variant == 'paper':
     return paper()
-  c = config_lib.beside(__file__, 'pyoco5.py')
+  c = config_lib.beside(__file__, 'pyoco_table5.py')
   c.name = 'pyoco2'
   c.model.labels = False
   c.model.frame_positions = True

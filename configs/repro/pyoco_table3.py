@@ -28,7 +28,7 @@ STAGES = {
 def get_config(variant=''):
   if variant == 'paper':
     return paper()
-  c = config_lib.beside(__file__, 'pyoco5.py')
+  c = config_lib.beside(__file__, 'pyoco_table5.py')
   c.name = 'pyoco3'
   c.data.frames = 7
   c.reproduce.table = 'pyoco3'
@@ -51,7 +51,7 @@ def get_config(variant=''):
 
 def run(name, frames, size, stride, how):
   """The training of a stage."""
-  c = config_lib.beside(__file__, 'pyoco5.py')
+  c = config_lib.beside(__file__, 'pyoco_table5.py')
   del c.reproduce
   c.name = f'pyoco3_{name}'
   c.data.frames = frames
