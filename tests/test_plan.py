@@ -1,0 +1,476 @@
+"""Plans: what a config takes on machines that need not be there."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import tiny
+from vdm_jax import (
+  build,
+  errors,
+  plan,
+  plan_flops,
+  plan_programs,
+  plan_report,
+  plan_search,
+  targets,
+  train,
+)
+from vdm_jax.plan_programs import Case
+
+libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='the compiler of TPUs is not installed (pip install libtpu)',
+)
+FRAMES, SIDE, WIDTH, EMB = 3, 8, 8, 16
+
+
+# What the network of tests/tiny.py multiplies, by hand; c is its width.
+
+
+def convolution(inputs, outputs):
+  """3×3 on frames with zeros around: an edge meets two of three taps."""
+  return 2 * FRAMES * (3 * SIDE - 2) ** 2 * inputs * outputs
+
+
+def dense(inputs, outputs, rows=FRAMES * SIDE**2):
+  return 2 * rows * inputs * outputs
+
+
+def residual(inputs, c):
+  total = convolution(inputs, c) + convolution(c, c)
+  shortcut = dense(inputs, c) if inputs != c else 0
+  return total + shortcut + dense(EMB, 2 * c, rows=1)
+
+
+def attentions(c):
+  spatial = 2 * 2 * FRAMES * SIDE**4 * c
+  temporal = 4 * 2 * FRAMES**2 * SIDE**2 * c  # two of them with positions
+  return spatial + temporal + 2 * (dense(c, 3 * c) + dense(c, c))
+
+
+def layers(c):
+  """down_0_0, mid_0, up_0_0, up_0_1 with attentions; mid_1."""
+  both = 2 * residual(c, c) + 2 * residual(2 * c, c) + 4 * attentions(c)
+  return both + residual(c, c)
+
+
+def first(c):
+  return convolution(3, c) + dense(c, EMB, rows=1)
+
+
+def forward(c=WIDTH):
+  ends = first(c) + convolution(c, 3) + dense(EMB, EMB, rows=1)
+  return layers(c) + ends
+
+
+def training(c=WIDTH):
+  """Backwards each product is two; nothing asks for the data's gradient."""
+  return 3 * forward(c) - first(c)
+
+
+def again(c=WIDTH):
+  """What blocks run again: not their last products, for the next block."""
+  return layers(c) - 4 * dense(c, c) - convolution(c, c)
+
+
+def config(**overrides):
+  return tiny.config(model__dropout=0.0, **overrides)
+
+
+def here():
+  return targets.find('here')
+
+
+def traced(c, case):
+  return plan_programs.trace(c, here(), case).jaxpr.jaxpr
+
+
+def test_a_network_multiplies_what_a_hand_counts():
+  assert plan_programs.forward_flops(config())['training'] == forward()
+
+
+@pytest.mark.parametrize('remat', ['none', 'block', 'attention'])
+def test_training_is_three_forward_passes_and_what_is_run_again(remat):
+  case = Case('training', remat, 1, 1)
+  count = plan_flops.count(traced(config(), case)) / len(jax.devices())
+  if remat == 'attention':
+    most = 4 * attentions(WIDTH)
+    outputs = 2 * 4 * dense(WIDTH, WIDTH)
+    assert most - outputs <= count - training() <= most
+  else:
+    assert count == training() + (again() if remat == 'block' else 0)
+  assert again() > 0.9 * forward()  # the rule of thumb: one pass more
+
+
+def test_a_batch_costs_as_much_in_parts():
+  case = Case('training', 'none', 1, 1, accumulate=2)
+  total = plan_flops.count(traced(config(), case)) / len(jax.devices())
+  assert total == 2 * training()
+
+
+@pytest.mark.parametrize('stride, spread', [(1, 1), (2, 1), (1, 2)])
+def test_only_numbers_that_are_there_are_multiplied(stride, spread):
+  """Against a convolution that counts its own products: of ones."""
+  x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((3, 3, 3, 5))
+
+  def convolve(x, w):
+    return jax.lax.conv_general_dilated(
+      x,
+      w,
+      (stride, stride),
+      [(1, 2), (0, 1)],
+      lhs_dilation=(spread, spread),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  total = 2 * float(jnp.sum(convolve(x, w)))
+  assert plan_flops.of_function(convolve, x, w) == total
+
+
+def test_loops_and_branches_count():
+  a = jnp.ones((4, 4))
+
+  def scanned(a):
+    return jax.lax.scan(lambda c, _: (c @ a, None), a, None, length=5)[0]
+
+  def branched(a):
+    return jax.lax.cond(a[0, 0] > 0, lambda: a @ a @ a, lambda: a @ a)
+
+  assert plan_flops.of_function(scanned, a) == 5 * 2 * 4**3
+  assert plan_flops.of_function(branched, a) == 2 * 2 * 4**3
+
+
+# The memory model.
+
+STATES = {1: 800, 4: 200, 8: 100, 32: 25}
+LAW = plan_search.Memory(
+  STATES, whole=40.0, split=160.0, slopes={'none': 60, 'block': 20}
+)
+
+
+def compiled(case, memory=math.inf):
+  needed = LAW.needed(case.remat, case.fsdp, case.batch)
+  return {'needed': needed, 'fits': needed <= memory}
+
+
+def test_few_compilations_give_the_law_of_the_memory():
+  own = Case('training', 'block', 1, 1)
+  design = plan_search.design(own, STATES, 1000)
+  assert design.pair[0].fsdp == 4  # the state leaves room there
+  assert design.elsewhere.fsdp == 1
+  found = {c: compiled(c) for c in design.cases if c.remat != 'attention'}
+  model = plan_search.fit(design, STATES, found)
+  for remat in ('none', 'block'):
+    for fsdp in STATES:
+      for batch in (1, 5, 17):
+        assert model.needed(remat, fsdp, batch) == pytest.approx(
+          LAW.needed(remat, fsdp, batch)
+        )
+      most = model.largest(remat, fsdp, 1000)
+      assert LAW.needed(remat, fsdp, most) <= 1000 or most == 0
+      assert LAW.needed(remat, fsdp, most + 1) > 1000
+  rows = plan_search.rows(model, found, 1000)
+  cells = {(r['remat'], r['fsdp']): r for r in rows}
+  assert cells['attention', 4]['batch'] is None
+  assert cells['block', 1]['batch'] == 0  # 800 + 200 + 20
+
+
+def test_what_was_compiled_has_the_last_word():
+  own = Case('training', 'block', 8, 1)
+  design = plan_search.design(own, STATES, 1000)
+  found = {c: compiled(c) for c in design.cases if c.remat != 'attention'}
+  model = plan_search.fit(design, STATES, found)
+  says = model.largest('none', 8, 1000)
+  worse = {**found, Case('training', 'none', 8, says): compiled(own, 0)}
+  row = next(
+    r
+    for r in plan_search.rows(model, worse, 1000)
+    if (r['remat'], r['fsdp']) == ('none', 8)
+  )
+  assert row['batch'] == says - 1
+  assert plan_search.fit(design, STATES, {own: None}) is None
+
+
+def test_the_least_work_twice_comes_first_then_the_least_exchange():
+  rows = [
+    {'remat': 'none', 'fsdp': 8, 'batch': 2},
+    {'remat': 'block', 'fsdp': 8, 'batch': 9},
+    {'remat': 'block', 'fsdp': 4, 'batch': 6},
+    {'remat': 'block', 'fsdp': 1, 'batch': 0},
+    {'remat': 'attention', 'fsdp': 8, 'batch': None},
+  ]
+  best = plan_search.candidates(rows, 6)
+  assert best == [
+    Case('training', 'block', 4, 6),
+    Case('training', 'block', 8, 6),
+    Case('training', 'none', 8, 2, 3),
+  ]
+  assert plan_search.candidates(rows, 2)[0] == Case('training', 'none', 8, 2)
+
+
+# Targets.
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('v9:2x2', "'v9:2x2'; it must be here or a chip"),
+    ('v4-256', 'such as v4:4x4x4, v5e:4x4'),
+    ('', 'it must be here'),
+    ('v4:4x4', 'a topology of v4 has 3 numbers'),
+    ('v5e:0x4', 'has 2 numbers above 0; write v5e:4x4'),
+  ],
+)
+def test_a_bad_target_is_one_line(name, message):
+  with pytest.raises(errors.ConfigError, match=message) as caught:
+    targets.find(name)
+  assert '\n' not in str(caught.value)
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.ConfigError, match="pip install 'libtpu==") as e:
+    targets.find('v4:2x2x1')
+  assert '\n' not in str(e.value)
+
+
+@libtpu
+def test_a_topology_that_is_not_sold_is_one_line():
+  with pytest.raises(errors.ConfigError, match='which libtpu refuses') as e:
+    targets.find('v4:3x5x1')
+  assert '\n' not in str(e.value)
+
+
+@libtpu
+@pytest.mark.parametrize(
+  'name, count', [('v4:4x4x8', 128), ('v5e:16x16', 256), ('v5p:2x2x1', 4)]
+)
+def test_a_chip_is_a_device(name, count):
+  target = targets.find(name)
+  assert len(target.devices) == count
+  assert all(d.platform == 'tpu' for d in target.devices)
+  assert jax.default_backend() == 'cpu'
+
+
+# What a model is told, without its data.
+
+
+def test_the_config_alone_says_what_a_model_is_told():
+  c = config(data__source='ucf101', model__labels=True, data__strides=(1, 2))
+  known, assumed = plan_programs.told(c)
+  assert (len(known.classes), known.strides, assumed) == (101, (1, 2), [])
+  c = config(model__labels=True)
+  known, _ = plan_programs.told(c)
+  assert len(known.classes) == len(build.data(c)[1].classes)
+  c = config(text__kind='embeddings', text__encoder2='clip')
+  known, assumed = plan_programs.told(c)
+  assert (known.text_dim, known.text2_dim) == (1024, 768)
+  assert len(assumed) == 2 and '1024' in assumed[0]
+
+
+# Whole plans, on the eight CPU devices of the tests.
+
+
+@pytest.fixture(scope='module')
+def planned(tmp_path_factory):
+  """A plan for devices that are said to have 2 MiB each."""
+  folder = tmp_path_factory.mktemp('plan')
+  patch = pytest.MonkeyPatch()
+  found = here()
+  patch.setattr(
+    targets, 'find', lambda name: dataclasses.replace(found, memory=2 * 2**20)
+  )
+  patch.setattr(plan_search, 'REMATS', ('none', 'block'))
+  patch.setattr(plan_search, 'SIZES', (1, 4))
+  lines = []
+  patch.setattr(plan.runtime, 'say', lines.append)
+  plan.run(config(model__remat='block'), folder)
+  patch.undo()
+  return folder, lines, json.loads((folder / plan.FILE).read_text())
+
+
+def facts(planned, **case):
+  found = planned[2]['compilations'].values()
+  return next(f for f in found if case.items() <= f.items())
+
+
+def test_a_plan_says_what_there_is_and_what_to_do(planned):
+  _, lines, kept = planned
+  text = '\n'.join(lines)
+  for word in ('the largest batch', 'recommended', 'sampling,', 'fsdp 4'):
+    assert word in text
+  assert len(kept['compilations']) >= 5
+  assert [r for r in kept['table'] if r['shown']]
+  flags = dict(f[len('--config.') :].split('=') for f in kept['recommended'])
+  assert flags['train.batch_size'] == '8'
+
+
+def test_memory_holds_the_state_and_grows_by_examples(planned):
+  kept = planned[2]
+  state = kept['states']['1']['state']
+  one, two = (
+    facts(planned, program='training', remat='block', fsdp=1, batch=b)
+    for b in (1, 2)
+  )
+  video = FRAMES * SIDE**2 * 3
+  assert one['memory']['arguments'] == pytest.approx(state + video, abs=64)
+  assert one['needed'] > state
+  assert two['memory']['arguments'] - one['memory']['arguments'] == video
+  # Three examples lie on the line through one and two.
+  three = plan_programs.compile_case(
+    config(model__remat='block'), here(), Case('training', 'block', 1, 3)
+  )
+  step = two['needed'] - one['needed']
+  assert step > 0
+  assert three['needed'] - two['needed'] == pytest.approx(step, rel=0.05)
+
+
+def test_fsdp_divides_the_state(planned):
+  states = {int(k): v['state'] for k, v in planned[2]['states'].items()}
+  halves = plan_programs.state_bytes(config(), here(), 2)['state']
+  odd = 4 * 4 * 3 * 8  # arrays of 3 numbers, such as the last bias, stay whole
+  assert abs(states[1] - 2 * halves) <= 2 * odd
+  assert states[4] < 1.15 * states[1] / 4
+
+
+def parameters():
+  c = config()
+  model = build.model(c, plan_programs.told(c)[0])
+  mesh = plan_programs.sharding.make_mesh()
+  _, state, _ = train.pure_programs(c, model, mesh)
+  return train.parameter_count(state.params)
+
+
+def test_data_parallel_sums_each_gradient_once(planned):
+  found = facts(planned, program='training', remat='block', fsdp=1, batch=1)
+  summed = found['collectives'].pop('all-reduce')
+  gradients = 4 * parameters()
+  # Of the positions all pairs of frames are summed, before they are gathered
+  # into a table: 9 rows for 5, twice in each of four temporal attentions.
+  pairs = 4 * 8 * WIDTH * (FRAMES**2 - (2 * FRAMES - 1))
+  report = 64  # the loss and its bands
+  assert gradients <= summed['bytes'] <= gradients + pairs + report
+  assert summed['sent'] == pytest.approx(2 * 7 / 8 * summed['bytes'])
+  assert sum(r['bytes'] for r in found['collectives'].values()) < 1024
+
+
+def test_fsdp_gathers_parameters(planned):
+  found = facts(planned, program='training', remat='block', fsdp=4, batch=1)
+  gathered = found['collectives']['all-gather']['bytes']
+  assert gathered >= 0.9 * 4 * parameters()
+
+
+def test_a_plan_goes_on_where_it_was(planned, tmp_path, monkeypatch):
+  folder, _, kept = planned
+  found = here()
+  monkeypatch.setattr(
+    targets, 'find', lambda name: dataclasses.replace(found, memory=2 * 2**20)
+  )
+
+  def never(*_):
+    raise AssertionError('compiled again')
+
+  monkeypatch.setattr(plan_programs, 'compile_case', never)
+  monkeypatch.setattr(plan_search, 'REMATS', ('none', 'block'))
+  monkeypatch.setattr(plan_search, 'SIZES', (1, 4))
+  c = config(model__remat='block')
+  plan.run(c, folder)
+  again = json.loads((folder / plan.FILE).read_text())
+  assert again['recommended'] == kept['recommended']
+  with pytest.raises(AssertionError, match='compiled again'):
+    plan.run(c, tmp_path)
+  # And where its time is over it says so, and what it knows.
+  monkeypatch.setattr(plan, 'BUDGET', -1.0)
+  said = []
+  monkeypatch.setattr(plan.runtime, 'say', said.append)
+  plan.run(c, tmp_path)
+  assert 'the time is over' in '\n'.join(said)
+  assert 'no setting was found' in said[-2]
+
+
+def test_a_program_that_does_not_fit_is_an_answer(monkeypatch):
+  for text, needed in (
+    ('Used 33.50G of 30.75G hbm. Exceeded by 2.75G', 33.5 * 2**30),
+    ('HLO temporaries (512.00G) exceeds available HBM (30.75G)', 2**39),
+    ('no numbers', None),
+  ):
+    assert plan_programs.wanted(text) == needed
+
+  class Program:
+    jaxpr = jax.make_jaxpr(jnp.sin)(1.0)
+
+    def lower(self):
+      return self
+
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(
+        'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 2.00K '
+        'of 1.00K hbm.'
+      )
+
+  monkeypatch.setattr(plan_programs, 'trace', lambda *_: Program())
+  found = plan_programs.compile_case(
+    config(), here(), Case('training', 'none', 1, 1)
+  )
+  assert (found['fits'], found['needed']) == (False, 2048)
+
+
+# The compiler of TPUs.
+
+BROAD = 128
+
+
+@pytest.fixture(scope='module')
+def on_tpu():
+  """(facts, config, target) of a broad network's step on four chips."""
+  target = targets.find('v5e:2x2')
+  patch = pytest.MonkeyPatch()
+  jax.config.update('jax_enable_compilation_cache', False)
+  jax.config.update('jax_disable_most_optimizations', False)
+  c = config(model__channels=BROAD, model__head_dim=64)
+  case = Case('training', 'none', 4, 2)
+  yield plan_programs.compile_case(c, target, case), c, target
+  patch.undo()
+  jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update('jax_enable_compilation_cache', True)
+
+
+@libtpu
+def test_the_tpu_compiler_counts_what_a_hand_counts(on_tpu):
+  found, _, _ = on_tpu
+  by_hand = 2 * training(BROAD)  # two examples a chip
+  assert found['counted'] == by_hand
+  assert found['flops'] == pytest.approx(by_hand, rel=0.05)
+  assert found['flops'] > by_hand  # there are additions, too
+
+
+@libtpu
+def test_a_tpu_holds_the_state_and_estimates_its_time(on_tpu):
+  found, c, target = on_tpu
+  state = plan_programs.state_bytes(c, target, 4)['state']
+  assert found['fits'] and found['memory']['arguments'] >= state
+  assert found['needed'] > state
+  # No kernel is faster than the chip.
+  seconds = plan_report.seconds(found, target)
+  assert 0 < found['flops'] / target.flops < seconds < 1
+  assert found['cycles']['convolutions'] > 0
+
+
+@libtpu
+def test_fsdp_on_tpus_gathers_parameters_and_scatters_gradients(on_tpu):
+  found, c, target = on_tpu
+  numbers = plan_programs.state_bytes(c, target, 4)['parameters']
+  kinds = found['collectives']
+  gathered, scattered = (
+    kinds.get(k, {'bytes': 0})['bytes']
+    for k in ('all-gather', 'reduce-scatter')
+  )
+  assert 0.9 * 4 * numbers <= gathered <= 2.2 * 4 * numbers
+  summed = kinds.get('all-reduce', {'bytes': 0})['bytes']
+  assert scattered + summed >= 0.9 * 4 * numbers
