@@ -55,6 +55,8 @@ setuptools.setup(
     'torch': ['torch>=2.6', *TEXT],
     # Weights of feature networks, which --mode=evaluate reads.
     'metrics': ['safetensors>=0.5'],
+    # The compiler of TPUs, for --mode=plan on any machine.
+    'plan': ['libtpu>=0.0.42; platform_machine == "x86_64"'],
     # Figures of tables, pictures of the analysis.
     'plots': PLOTS,
     'tensorboard': [*TENSORFLOW, 'tensorboard'],

@@ -82,6 +82,39 @@ def test_every_way_to_write_a_collective_is_read():
   assert scattered.sent == 200
 
 
+def test_an_exchange_that_kernels_work_on_in_turns_is_one():
+  """As TPUs overlap them; and a reduce-scatter is a kernel of that name."""
+  part = """
+%{name} (p: f32[16]) -> f32[{n}] {{
+  %p = f32[16]{{0}} parameter(0)
+  ROOT %r = f32[{n}]{{0}} {kind}(%p), channel_id={channel}, \\
+replica_groups={{{{0,1}}}}
+}}
+"""
+  rows = (
+    ('start', 'all-gather', 32, 7),
+    ('async_collective_fusion.1', 'all-gather', 32, 7),
+    ('async_collective_fusion.2', 'all-gather', 32, 7),
+    ('other', 'all-gather', 32, 8),
+    ('all-reduce-scatter.1', 'all-reduce', 16, 9),
+  )
+  text = 'HloModule jit_step, num_partitions=2\n'
+  for name, kind, n, channel in rows:
+    text += part.format(name=name, kind=kind, n=n, channel=channel)
+  text += '\nENTRY %main (x: f32[16]) -> f32[32] {\n'
+  text += '  %x = f32[16]{0} parameter(0)\n'
+  for i, (name, _, n, _) in enumerate(rows):
+    text += f'  %f{i} = f32[{n}]{{0}} fusion(%x), calls=%{name}\n'
+  found = hlo.collectives(hlo.parse(text.replace('\\\n', '') + '}\n'))
+  assert [c.kind for c in found] == [
+    'all-gather',
+    'all-gather',
+    'reduce-scatter',
+  ]
+  assert [c.overlaps for c in found] == [True, False, False]
+  assert [c.bytes for c in found] == [128, 128, 64]
+
+
 def test_a_loop_counts_as_often_as_it_goes_round():
   table = hlo.totals(hlo.collectives(hlo.parse(TEXT)))
   row = table['collective-permute']

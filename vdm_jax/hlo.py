@@ -227,18 +227,18 @@ def collectives(module: Module) -> list[Collective]:
     for name, lines in module.computations.items()
     for line in lines
   }
-  found, channels = [], {}
+  found, places = [], {}
   for name, line, times in executed(module):
     kind = line.opcode.removesuffix('-start')
     if kind not in KINDS:
       continue
-    channel = _CHANNEL.search(line.attributes)
-    if channel and channel[1] in channels:
-      place = channels[channel[1]]
-      found[place] = dataclasses.replace(found[place], overlaps=True)
-      continue
-    if channel:
-      channels[channel[1]] = len(found)
+    if channel := _CHANNEL.search(line.attributes):
+      # Of two that were joined from others either may have either's channel.
+      shapes = tuple(_ARRAY.findall(line.type))
+      place = places.setdefault((channel[1], shapes), len(found))
+      if place < len(found):
+        found[place] = dataclasses.replace(found[place], overlaps=True)
+        continue
     if name.startswith('all-reduce-scatter'):
       kind = 'reduce-scatter'
     group = group_size(line.attributes, module.devices)

@@ -43,10 +43,8 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
   plan_programs.check(config, place)
   bench = Bench(config, place, workdir)
   own, sampling = cases(config, place)
-  states = {
-    n: plan_programs.state_bytes(config, place, n)
-    for n in sorted({*plan_search.sizes(_shards(config, place)), own.fsdp})
-  }
+  sizes = sorted({*plan_search.sizes(_shards(config, place)), own.fsdp})
+  states = plan_programs.state_bytes(config, place, sizes)
   forward = plan_programs.forward_flops(config)
   for line in introduction(config, place, states, forward):
     runtime.say(line)

@@ -11,6 +11,7 @@ import pathlib
 import re
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -278,26 +279,41 @@ def memory(compiled) -> dict[str, int]:
   return parts | {'total': kept + parts['temporaries'] + parts['code']}
 
 
-def state_bytes(config, target: Target, fsdp: int) -> dict[str, int]:
-  """Bytes a device of the training state, and of the averaged parameters."""
-  case = Case('training', config.model.remat, fsdp, 1)
-  config = case.config(config, target)
-  mesh = sharding.of_config(config, list(target.devices))
-  known, _ = told(config)
-  model = build.model(config, known)
-  _, state, _ = train.pure_programs(config, model, mesh)
+def state_bytes(
+  config, target: Target, sizes: Sequence[int]
+) -> dict[int, dict[str, int]]:
+  """Bytes a device of the training state and of the averaged parameters.
 
-  def total(tree):
-    return sum(
-      math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
-      for a in jax.tree.leaves(tree)
+  Args:
+    config: the whole config.
+    target: the devices.
+    sizes: of fsdp.
+  """
+  model = build.model(config, told(config)[0])
+  mesh = sharding.make_mesh(devices=list(target.devices))
+  _, shapes, _ = train.pure_programs(config, model, mesh)
+  table = {}
+  for size in sizes:
+    config = Case('training', config.model.remat, size, 1).config(
+      config, target
     )
+    mesh = sharding.of_config(config, list(target.devices))
+    places = sharding.tree_shardings(mesh, shapes)
 
-  return {
-    'state': total(state),
-    'average': total(state.ema_params),
-    'parameters': train.parameter_count(state.params),
-  }
+    def total(shapes, places):
+      each = jax.tree.map(
+        lambda a, p: math.prod(p.shard_shape(a.shape)) * a.dtype.itemsize,
+        shapes,
+        places,
+      )
+      return sum(jax.tree.leaves(each))
+
+    table[size] = {
+      'state': total(shapes, places),
+      'average': total(shapes.ema_params, places.ema_params),
+      'parameters': train.parameter_count(shapes.params),
+    }
+  return table
 
 
 def forward_flops(config) -> dict[str, float]:

@@ -82,8 +82,11 @@ class Bench:
 
   def cell(self, name: str, row, seed: int) -> str:
     """The name of a cell's files."""
-    text = f'{self.number(name)}_{slug(name)}_seed_{seed}'
-    return text + (f'_of_{row.seed}' if len(self.seeds()) > 1 else '')
+    return f'{self.number(name)}_{slug(name)}_{self.ending(row, seed)}'
+
+  def ending(self, row, seed: int) -> str:
+    """What the names of a cell's files end in."""
+    return f'seed_{seed}' + (f'_of_{row.seed}' if len(self.seeds()) > 1 else '')
 
   def about(self, name: str, row, seed: int) -> dict[str, Any]:
     """What the scores of a cell depend on."""

@@ -12,7 +12,6 @@ from vdm_jax import config as config_lib
 from vdm_jax.reproduction import videos
 from vdm_jax.reproduction.bench import Bench, Kind, fit, shared
 from vdm_jax.reproduction.cells import Scores
-from vdm_jax.tables import REAL
 
 HALVES = {'low': (0.0, 0.5), 'high': (0.5, 1.0)}
 
@@ -108,9 +107,9 @@ def score(bench: Bench, name: str, row, seed: int) -> Scores:
   row = config_lib.varied(row, changes)
   stages = cascade.check(row, bench.mesh)
   previous = None
-  made = bench.workdir / 'videos' / bench.cell(REAL, row, seed)[2:]
   for stage, prefix in zip(stages, prefixes(row), strict=True):
-    folder = made.with_name(f'{prefix}_{made.name}')
+    folder = f'{prefix}_{bench.ending(row, seed)}'
+    folder = bench.workdir / 'videos' / folder
     clips = cascade.make(stage, previous, folder, bench.mesh)
     previous = cascade.videos_of_all(clips)
   if bench.scale == 'paper':
