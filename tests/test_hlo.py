@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vdm_jax import hlo, hlo_cost, plan_flops, sharding
+from vdm_jax import sharding
+from vdm_jax.planning import flops, hlo, hlo_cost
 
 # As the TPU compiler writes it: layouts with parentheses in them, comments in
 # long types, three ways to name a group, and starts apart from their ends.
@@ -170,7 +171,7 @@ def test_convolutions_of_a_program_count_as_before_the_compiler():
   args = jnp.ones((2, 9, 7, 3)), jnp.ones((3, 3, 3, 5))
   text = jax.jit(convolve).lower(*args).as_text('hlo')
   counted = sum(k.flops for k in hlo_cost.kernels(hlo.parse(text)))
-  assert counted == plan_flops.of_function(convolve, *args)
+  assert counted == flops.of_function(convolve, *args)
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from tests import tiny
-from vdm_jax import (
-  build,
-  errors,
-  plan,
-  plan_flops,
-  plan_passes,
-  plan_programs,
-  plan_search,
-  targets,
-  train,
-)
-from vdm_jax.plan_programs import Case
+from vdm_jax import build, errors, plan, train
+from vdm_jax.planning import flops, passes, programs, search, targets
+from vdm_jax.planning.programs import Case
 
 libtpu = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
@@ -88,17 +79,17 @@ def here():
 
 
 def traced(c, case):
-  return plan_programs.trace(c, here(), case).jaxpr.jaxpr
+  return programs.trace(c, here(), case).jaxpr.jaxpr
 
 
 def test_a_network_multiplies_what_a_hand_counts():
-  assert plan_programs.forward_flops(config())['training'] == forward()
+  assert programs.forward_flops(config())['training'] == forward()
 
 
 @pytest.mark.parametrize('remat', ['none', 'block', 'attention'])
 def test_training_is_three_forward_passes_and_what_is_run_again(remat):
   case = Case('training', remat, 1, 1)
-  count = plan_flops.count(traced(config(), case)) / len(jax.devices())
+  count = flops.count(traced(config(), case)) / len(jax.devices())
   if remat == 'attention':
     most = 4 * attentions(WIDTH)
     outputs = 2 * 4 * dense(WIDTH, WIDTH)
@@ -110,7 +101,7 @@ def test_training_is_three_forward_passes_and_what_is_run_again(remat):
 
 def test_a_batch_costs_as_much_in_parts():
   case = Case('training', 'none', 1, 1, accumulate=2)
-  total = plan_flops.count(traced(config(), case)) / len(jax.devices())
+  total = flops.count(traced(config(), case)) / len(jax.devices())
   assert total == 2 * training()
 
 
@@ -130,7 +121,7 @@ def test_only_numbers_that_are_there_are_multiplied(stride, spread):
     )
 
   total = 2 * float(jnp.sum(convolve(x, w)))
-  assert plan_flops.of_function(convolve, x, w) == total
+  assert flops.of_function(convolve, x, w) == total
 
 
 def test_loops_and_branches_count():
@@ -142,14 +133,14 @@ def test_loops_and_branches_count():
   def branched(a):
     return jax.lax.cond(a[0, 0] > 0, lambda: a @ a @ a, lambda: a @ a)
 
-  assert plan_flops.of_function(scanned, a) == 5 * 2 * 4**3
-  assert plan_flops.of_function(branched, a) == 2 * 2 * 4**3
+  assert flops.of_function(scanned, a) == 5 * 2 * 4**3
+  assert flops.of_function(branched, a) == 2 * 2 * 4**3
 
 
 # The memory model.
 
 STATES = {1: 800, 4: 200, 8: 100, 32: 25}
-LAW = plan_search.Memory(
+LAW = search.Memory(
   STATES, whole=40.0, split=160.0, slopes={'none': 60, 'block': 20}
 )
 
@@ -161,11 +152,11 @@ def compiled(case, memory=math.inf):
 
 def test_few_compilations_give_the_law_of_the_memory():
   own = Case('training', 'block', 1, 1)
-  design = plan_search.design(own, STATES, 1000)
+  design = search.design(own, STATES, 1000)
   assert design.pair[0].fsdp == 4  # the state leaves room there
   assert design.elsewhere.fsdp == 1
   found = {c: compiled(c) for c in design.cases if c.remat != 'attention'}
-  model = plan_search.fit(design, STATES, found)
+  model = search.fit(design, STATES, found)
   for remat in ('none', 'block'):
     for fsdp in STATES:
       for batch in (1, 5, 17):
@@ -175,7 +166,7 @@ def test_few_compilations_give_the_law_of_the_memory():
       most = model.largest(remat, fsdp, 1000)
       assert LAW.needed(remat, fsdp, most) <= 1000 or most == 0
       assert LAW.needed(remat, fsdp, most + 1) > 1000
-  rows = plan_search.rows(model, found, 1000)
+  rows = search.rows(model, found, 1000)
   cells = {(r['remat'], r['fsdp']): r for r in rows}
   assert cells['attention', 4]['batch'] is None
   assert cells['block', 1]['batch'] == 0  # 800 + 200 + 20
@@ -183,18 +174,18 @@ def test_few_compilations_give_the_law_of_the_memory():
 
 def test_what_was_compiled_has_the_last_word():
   own = Case('training', 'block', 8, 1)
-  design = plan_search.design(own, STATES, 1000)
+  design = search.design(own, STATES, 1000)
   found = {c: compiled(c) for c in design.cases if c.remat != 'attention'}
-  model = plan_search.fit(design, STATES, found)
+  model = search.fit(design, STATES, found)
   says = model.largest('none', 8, 1000)
   worse = {**found, Case('training', 'none', 8, says): compiled(own, 0)}
   row = next(
     r
-    for r in plan_search.rows(model, worse, 1000)
+    for r in search.rows(model, worse, 1000)
     if (r['remat'], r['fsdp']) == ('none', 8)
   )
   assert row['batch'] == says - 1
-  assert plan_search.fit(design, STATES, {own: None}) is None
+  assert search.fit(design, STATES, {own: None}) is None
 
 
 def test_the_least_work_twice_comes_first_then_the_least_exchange():
@@ -205,13 +196,13 @@ def test_the_least_work_twice_comes_first_then_the_least_exchange():
     {'remat': 'block', 'fsdp': 1, 'batch': 0},
     {'remat': 'attention', 'fsdp': 8, 'batch': None},
   ]
-  best = plan_search.candidates(rows, 6)
+  best = search.candidates(rows, 6)
   assert best == [
     Case('training', 'block', 4, 6),
     Case('training', 'block', 8, 6),
     Case('training', 'none', 8, 2, 3),
   ]
-  assert plan_search.candidates(rows, 2)[0] == Case('training', 'none', 8, 2)
+  assert search.candidates(rows, 2)[0] == Case('training', 'none', 8, 2)
 
 
 # Targets.
@@ -263,13 +254,13 @@ def test_a_chip_is_a_device(name, count):
 
 def test_the_config_alone_says_what_a_model_is_told():
   c = config(data__source='ucf101', model__labels=True, data__strides=(1, 2))
-  known, assumed = plan_programs.told(c)
+  known, assumed = programs.told(c)
   assert (len(known.classes), known.strides, assumed) == (101, (1, 2), [])
   c = config(model__labels=True)
-  known, _ = plan_programs.told(c)
+  known, _ = programs.told(c)
   assert len(known.classes) == len(build.data(c)[1].classes)
   c = config(text__kind='embeddings', text__encoder2='clip')
-  known, assumed = plan_programs.told(c)
+  known, assumed = programs.told(c)
   assert (known.text_dim, known.text2_dim) == (1024, 768)
   assert len(assumed) == 2 and '1024' in assumed[0]
 
@@ -286,8 +277,8 @@ def planned(tmp_path_factory):
   patch.setattr(
     targets, 'find', lambda name: dataclasses.replace(found, memory=2 * 2**20)
   )
-  patch.setattr(plan_search, 'REMATS', ('none', 'block'))
-  patch.setattr(plan_search, 'SIZES', (1, 4))
+  patch.setattr(search, 'REMATS', ('none', 'block'))
+  patch.setattr(search, 'SIZES', (1, 4))
   lines = []
   patch.setattr(plan.runtime, 'say', lines.append)
   plan.run(config(model__remat='block'), folder)
@@ -323,7 +314,7 @@ def test_memory_holds_the_state_and_grows_by_examples(planned):
   assert one['needed'] > state
   assert two['memory']['arguments'] - one['memory']['arguments'] == video
   # Three examples lie on the line through one and two.
-  three = plan_programs.compile_case(
+  three = programs.compile_case(
     config(model__remat='block'), here(), Case('training', 'block', 1, 3)
   )
   step = two['needed'] - one['needed']
@@ -333,7 +324,7 @@ def test_memory_holds_the_state_and_grows_by_examples(planned):
 
 def test_fsdp_divides_the_state(planned):
   states = {int(k): v['state'] for k, v in planned[2]['states'].items()}
-  halves = plan_programs.state_bytes(config(), here(), [2])[2]['state']
+  halves = programs.state_bytes(config(), here(), [2])[2]['state']
   odd = 4 * 4 * 3 * 8  # arrays of 3 numbers, such as the last bias, stay whole
   assert abs(states[1] - 2 * halves) <= 2 * odd
   assert states[4] < 1.15 * states[1] / 4
@@ -341,8 +332,8 @@ def test_fsdp_divides_the_state(planned):
 
 def parameters():
   c = config()
-  model = build.model(c, plan_programs.told(c)[0])
-  mesh = plan_programs.sharding.make_mesh()
+  model = build.model(c, programs.told(c)[0])
+  mesh = programs.sharding.make_mesh()
   _, state, _ = train.pure_programs(c, model, mesh)
   return train.parameter_count(state.params)
 
@@ -376,9 +367,9 @@ def test_a_plan_goes_on_where_it_was(planned, tmp_path, monkeypatch):
   def never(*_):
     raise AssertionError('compiled again')
 
-  monkeypatch.setattr(plan_programs, 'compile_case', never)
-  monkeypatch.setattr(plan_search, 'REMATS', ('none', 'block'))
-  monkeypatch.setattr(plan_search, 'SIZES', (1, 4))
+  monkeypatch.setattr(programs, 'compile_case', never)
+  monkeypatch.setattr(search, 'REMATS', ('none', 'block'))
+  monkeypatch.setattr(search, 'SIZES', (1, 4))
   c = config(model__remat='block')
   plan.run(c, folder)
   again = json.loads((folder / plan.FILE).read_text())
@@ -400,7 +391,7 @@ def test_a_program_that_does_not_fit_is_an_answer(monkeypatch):
     ('HLO temporaries (512.00G) exceeds available HBM (30.75G)', 2**39),
     ('no numbers', None),
   ):
-    assert plan_programs.wanted(text) == needed
+    assert programs.wanted(text) == needed
 
   class Program:
     jaxpr = jax.make_jaxpr(jnp.sin)(1.0)
@@ -414,8 +405,8 @@ def test_a_program_that_does_not_fit_is_an_answer(monkeypatch):
         'of 1.00K hbm.'
       )
 
-  monkeypatch.setattr(plan_programs, 'trace', lambda *_: Program())
-  found = plan_programs.compile_case(
+  monkeypatch.setattr(programs, 'trace', lambda *_: Program())
+  found = programs.compile_case(
     config(), here(), Case('training', 'none', 1, 1)
   )
   assert (found['fits'], found['needed']) == (False, 2048)
@@ -433,7 +424,7 @@ allocation 4: size 1000, preallocated-temp:
 allocation 5: size 5000, color 1, preallocated-temp:
 allocation 6: size 16, constant:
 """
-  assert plan_passes.allocated(text) == {
+  assert passes.allocated(text) == {
     'arguments': 140,
     'outputs': 112,
     'aliased': 100,
@@ -454,7 +445,7 @@ def on_tpu():
   """(facts, config, target) of a broad network's step on four chips."""
   target = targets.find('v5e:2x2')
   c = config(model__channels=BROAD, model__head_dim=64)
-  return plan_programs.compile_case(c, target, FSDP), c, target
+  return programs.compile_case(c, target, FSDP), c, target
 
 
 @libtpu
@@ -468,7 +459,7 @@ def test_the_tpu_compiler_multiplies_what_a_hand_counts(on_tpu):
 @libtpu
 def test_a_tpu_holds_the_state_and_is_no_faster_than_it_can(on_tpu):
   found, c, target = on_tpu
-  state = plan_programs.state_bytes(c, target, [4])[4]['state']
+  state = programs.state_bytes(c, target, [4])[4]['state']
   assert found['fits'] and found['memory']['arguments'] >= state
   assert found['needed'] > state
   bound = found['bound']
@@ -480,7 +471,7 @@ def test_a_tpu_holds_the_state_and_is_no_faster_than_it_can(on_tpu):
 @libtpu
 def test_fsdp_on_tpus_gathers_parameters_and_scatters_gradients(on_tpu):
   found, c, target = on_tpu
-  numbers = plan_programs.state_bytes(c, target, [4])[4]['parameters']
+  numbers = programs.state_bytes(c, target, [4])[4]['parameters']
   kinds = found['collectives']
   gathered, scattered = (
     kinds.get(k, {'bytes': 0})['bytes']
@@ -501,11 +492,11 @@ def test_the_whole_compiler_says_the_same(on_tpu):
   jax.config.update('jax_enable_compilation_cache', False)
   jax.config.update('jax_disable_most_optimizations', False)
   try:
-    compiled = plan_programs.trace(c, target, FSDP).lower().compile()
+    compiled = programs.trace(c, target, FSDP).lower().compile()
   finally:
     jax.config.update('jax_disable_most_optimizations', True)
     jax.config.update('jax_enable_compilation_cache', True)
-  whole, cost = plan_programs.memory(compiled), compiled.cost_analysis()
+  whole, cost = programs.memory(compiled), compiled.cost_analysis()
   assert whole['arguments'] == found['memory']['arguments']
   by_hand = 2 * training(BROAD)
   assert by_hand < cost['flops'] < 1.05 * by_hand
@@ -518,8 +509,8 @@ def test_the_whole_compiler_says_the_same(on_tpu):
 def test_data_parallel_on_tpus_sums_each_gradient_once(on_tpu):
   _, c, target = on_tpu
   case = Case('training', 'none', 1, 1)
-  found = plan_programs.compile_case(c, target, case)
-  numbers = plan_programs.state_bytes(c, target, [1])[1]['parameters']
+  found = programs.compile_case(c, target, case)
+  numbers = programs.state_bytes(c, target, [1])[1]['parameters']
   summed = found['collectives']['all-reduce']['bytes']
   # In the precision in which a gradient leaves its product: 2 or 4 bytes.
   assert 2 * numbers <= summed <= 1.02 * 4 * numbers

@@ -11,17 +11,10 @@ import threading
 import time
 from typing import Any
 
-from vdm_jax import (
-  errors,
-  plan_programs,
-  plan_report,
-  plan_search,
-  runtime,
-  sharding,
-  targets,
-)
+from vdm_jax import errors, runtime, sharding
 from vdm_jax.media import writing
-from vdm_jax.plan_programs import Case
+from vdm_jax.planning import describe, programs, search, targets
+from vdm_jax.planning.programs import Case
 from vdm_jax.progress import duration
 
 FILE = 'plan.json'
@@ -40,20 +33,20 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
     ConfigError: no such target, or a config that cannot run on it.
   """
   place = targets.find(target)
-  plan_programs.check(config, place)
+  programs.check(config, place)
   bench = Bench(config, place, workdir)
   own, sampling = cases(config, place)
-  sizes = sorted({*plan_search.sizes(_shards(config, place)), own.fsdp})
-  states = plan_programs.state_bytes(config, place, sizes)
-  forward = plan_programs.forward_flops(config)
+  sizes = sorted({*search.sizes(_shards(config, place)), own.fsdp})
+  states = programs.state_bytes(config, place, sizes)
+  forward = programs.forward_flops(config)
   for line in introduction(config, place, states, forward):
     runtime.say(line)
   totals = {n: s['state'] for n, s in states.items()}
-  design = plan_search.design(own, totals, place.memory)
+  design = search.design(own, totals, place.memory)
   found = bench.all([own, *design.cases, sampling])
-  model = plan_search.fit(design, totals, found)
-  usable = place.memory * (1 - plan_search.MARGIN)
-  rows = plan_search.rows(model, found, usable) if place.memory else []
+  model = search.fit(design, totals, found)
+  usable = place.memory * (1 - search.MARGIN)
+  rows = search.rows(model, found, usable) if place.memory else []
   chosen = choose(bench, rows, own, usable, model)
   found = bench.found
   report(config, place, bench, own, sampling, states, forward)
@@ -96,7 +89,7 @@ class Bench:
     return {c: self.found[c] for c in cases}
 
   def _one(self, case: Case) -> dict[str, Any] | None:
-    name = plan_programs.key(self._config, self._target, case)
+    name = programs.key(self._config, self._target, case)
     if name in self._kept:
       return self._kept[name]
     rest = BUDGET - (time.monotonic() - self._begin)
@@ -104,7 +97,7 @@ class Bench:
       self._say(f'{case.text()}: left out, the time is over')
       return None
     self._say(f'{case.text()}: compiling')
-    facts = plan_programs.compile_case(self._config, self._target, case, rest)
+    facts = programs.compile_case(self._config, self._target, case, rest)
     if facts is None:
       self._say(f'{case.text()}: not done when the time was over')
       return None
@@ -115,7 +108,7 @@ class Bench:
       self.write()
     word = 'fits' if facts['fits'] else 'does not fit'
     self._say(
-      f'{case.text()}: {word}, {plan_report.gib(facts["needed"])}, in '
+      f'{case.text()}: {word}, {describe.gib(facts["needed"])}, in '
       f'{duration(facts["seconds"])}'
     )
     return facts
@@ -172,8 +165,8 @@ def cases(config, target) -> tuple[Case, Case]:
 def introduction(config, target, states, forward) -> list[str]:
   """What is known before anything is compiled."""
   first = next(iter(states.values()))
-  has = f' with {plan_report.gib(target.memory)}' if target.memory else ''
-  _, assumed = plan_programs.told(config)
+  has = f' with {describe.gib(target.memory)}' if target.memory else ''
+  _, assumed = programs.told(config)
   lines = [
     f'{config.name}: {first["parameters"] / 1e6:.2f} M parameters, '
     f'{len(target.devices)} × {target.kind}{has}, batch '
@@ -182,7 +175,7 @@ def introduction(config, target, states, forward) -> list[str]:
     f'{forward["sampling"] / 1e12:.3f} without images',
     'state a chip: '
     + ', '.join(
-      f'{plan_report.gib(s["state"])} (fsdp {n})' for n, s in states.items()
+      f'{describe.gib(s["state"])} (fsdp {n})' for n, s in states.items()
     ),
   ]
   if assumed:
@@ -193,7 +186,7 @@ def introduction(config, target, states, forward) -> list[str]:
 def choose(bench, rows, own: Case, usable: float, model) -> Case | None:
   """The best setting for the config's batch that a compilation has shown."""
   tried = 0
-  for case in plan_search.candidates(rows, own.batch * own.accumulate):
+  for case in search.candidates(rows, own.batch * own.accumulate):
     tried += not bench.found.get(case)
     if tried > TRIES:
       break
@@ -203,10 +196,10 @@ def choose(bench, rows, own: Case, usable: float, model) -> Case | None:
     if model and case.accumulate == 1:
       says = model.needed(case.remat, case.fsdp, case.batch)
       runtime.say(
-        f'the memory model said {plan_report.gib(says)} of {case.text()}, the '
-        f'compiler {plan_report.gib(facts["needed"])}'
+        f'the memory model said {describe.gib(says)} of {case.text()}, the '
+        f'compiler {describe.gib(facts["needed"])}'
       )
-    if plan_search.fits(facts, usable):
+    if search.fits(facts, usable):
       return case
   return None
 
@@ -218,18 +211,18 @@ def report(config, target, bench, own, sampling, states, forward):
     useful = 3 * forward['training'] * own.batch * own.accumulate
     useful /= config.mesh.space
     kind = {'useful': useful, 'images': config.data.images}
-    for line in plan_report.program(facts, target, **kind):
+    for line in describe.program(facts, target, **kind):
       runtime.say(line)
   facts = bench.found[sampling]
   if facts:
     useful = facts['counted']
-    for line in plan_report.program(facts, target, useful=useful, images=0):
+    for line in describe.program(facts, target, useful=useful, images=0):
       runtime.say(line)
     if facts['fits']:
       state = states[own.fsdp]
       beside = facts['needed'] - state['average'] + state['state']
       runtime.say(
-        f'  while training    {plan_report.gib(beside)}, with the state beside'
+        f'  while training    {describe.gib(beside)}, with the state beside'
       )
 
 
@@ -240,16 +233,16 @@ def advise(config, target, rows, own, chosen, found, usable):
       'how much memory the devices have is not known, so there is no table'
     )
     return
-  for line in plan_report.table(rows, target):
+  for line in describe.table(rows, target):
     runtime.say(line)
   runtime.say(
-    f'  with {plan_search.MARGIN:.0%} of the memory left free; ≈ by the model '
-    'of plan_search.py, of few compilations'
+    f'  with {search.MARGIN:.0%} of the memory left free; ≈ by the model '
+    'of planning/search.py, of few compilations'
   )
   wanted = f'a batch of {config.train.batch_size}, {own.batch} a chip'
   facts = found[own]
   if facts:
-    word = 'fits' if plan_search.fits(facts, usable) else 'does not fit'
+    word = 'fits' if search.fits(facts, usable) else 'does not fit'
     runtime.say(f'{wanted}, {word} as the config stands')
   if chosen is None:
     runtime.say(

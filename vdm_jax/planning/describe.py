@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from vdm_jax.targets import GIB, Target
+from vdm_jax.planning.targets import GIB, Target
 
 # Where a kernel belongs, by the first of these in its place in the program.
 _PARTS = (
@@ -45,7 +45,7 @@ def program(facts, target: Target, *, useful: float, images: int) -> list[str]:
   """What there is to say of one compiled program.
 
   Args:
-    facts: of `plan_programs.compile_case`.
+    facts: of `programs.compile_case`.
     target: what it is compiled for.
     useful: FLOPs a device that the method takes, however it is programmed.
     images: packed behind each video of it.

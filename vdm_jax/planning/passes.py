@@ -32,7 +32,7 @@ def compile_passes(
   Args:
     config: the whole config.
     target: the name of one.
-    case: the fields of a `plan_programs.Case`.
+    case: the fields of a `programs.Case`.
     seconds: that it may take.
 
   Returns:
@@ -42,10 +42,10 @@ def compile_passes(
   folder = pathlib.Path(tempfile.mkdtemp(prefix='vdm_jax_plan_'))
   job = {'config': identity.to_json(config), 'target': target, 'case': case}
   (folder / 'job.json').write_text(json.dumps(job))
-  paths = [str(pathlib.Path(__file__).parents[1])]
+  paths = [str(pathlib.Path(__file__).parents[2])]
   paths += filter(None, [os.environ.get('PYTHONPATH')])
   process = subprocess.Popen(
-    [sys.executable, '-m', 'vdm_jax.plan_passes', str(folder)],
+    [sys.executable, '-m', 'vdm_jax.planning.passes', str(folder)],
     stdout=subprocess.DEVNULL,
     stderr=(folder / 'messages.txt').open('w'),
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
@@ -125,7 +125,7 @@ def main(folder: pathlib.Path):
   """Runs the compiler, until it is ended."""
   import jax
 
-  from vdm_jax import plan_flops, plan_programs, targets
+  from vdm_jax.planning import flops, programs, targets
 
   job = json.loads((folder / 'job.json').read_text())
   target = targets.find(job['target'])
@@ -133,10 +133,8 @@ def main(folder: pathlib.Path):
   jax.config.update('jax_enable_compilation_cache', False)
   jax.config.update('jax_disable_most_optimizations', False)
   config = identity.from_json(job['config'])
-  traced = plan_programs.trace(
-    config, target, plan_programs.Case(**job['case'])
-  )
-  counted = plan_flops.count(traced.jaxpr.jaxpr)
+  traced = programs.trace(config, target, programs.Case(**job['case']))
+  counted = flops.count(traced.jaxpr.jaxpr)
   (folder / 'traced.json').write_text(json.dumps({'counted': counted}))
   dumps = {'xla_dump_to': str(folder), 'xla_dump_hlo_as_text': True}
   try:

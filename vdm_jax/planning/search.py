@@ -14,7 +14,7 @@ import dataclasses
 import math
 from typing import Any
 
-from vdm_jax.plan_programs import Case
+from vdm_jax.planning.programs import Case
 
 REMATS = ('none', 'attention', 'block')  # the least work first
 SIZES = (1, 4, 8, 32)  # of fsdp that a table shows

@@ -21,11 +21,6 @@ from vdm_jax import (
   build,
   conditions,
   errors,
-  hlo,
-  hlo_cost,
-  plan_flops,
-  plan_passes,
-  plan_report,
   refine,
   runtime,
   sharding,
@@ -35,7 +30,8 @@ from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.generate import Generator
-from vdm_jax.targets import Target
+from vdm_jax.planning import describe, flops, hlo, hlo_cost, passes
+from vdm_jax.planning.targets import Target
 
 # What is not read from data, where it is the same for everybody.
 CLASSES = {'ucf101': 101, 'kinetics600': 600}
@@ -45,7 +41,7 @@ SOME_WORDS = 1000
 TEXT_DIM = 1024  # BERT-large, T5-large, T5-11B
 TEXT2_DIM = 768  # CLIP ViT-L
 # What a program is made of, and what is read from it.
-SOURCES = ('nn/*.py', 'diffusion/*.py', 'plan_p*.py', 'hlo*.py')
+SOURCES = ('nn/*.py', 'diffusion/*.py', 'planning/p*.py', 'planning/hlo*.py')
 SOURCES += tuple(
   f'{name}.py'
   for name in ('step', 'state', 'optim', 'sharding', 'conditions', 'refine')
@@ -151,7 +147,7 @@ def key(config, target: Target, case: Case) -> str:
 def versions() -> dict[str, str]:
   """Of what compiles, and of the part of this program that is compiled."""
   source = hashlib.sha256()
-  root = pathlib.Path(__file__).parent
+  root = pathlib.Path(__file__).parents[1]
   for pattern in SOURCES:
     for path in sorted(root.glob(pattern)):
       source.update(path.read_bytes())
@@ -214,7 +210,7 @@ def compile_case(
   begin = time.monotonic()
   job = dataclasses.asdict(case)
   if target.described:
-    made = plan_passes.compile_passes(config, target.name, job, seconds)
+    made = passes.compile_passes(config, target.name, job, seconds)
   else:
     made = _compile_here(config, target, case)
   if made is None:
@@ -232,7 +228,7 @@ def compile_case(
   facts['exchanges'] = largest_exchanges(module)
   peak = target.flops or math.inf, target.bandwidth or math.inf
   bound = hlo_cost.bound(module, flops=peak[0], bandwidth=peak[1])
-  facts['parts'] = plan_report.by_part(bound.pop('sources'))
+  facts['parts'] = describe.by_part(bound.pop('sources'))
   return facts | {'bound': bound}
 
 
@@ -241,7 +237,7 @@ def _compile_here(config, target: Target, case: Case) -> dict[str, Any]:
   with _TRACING:
     traced = trace(config, target, case)
     lowered = traced.lower()
-  made = {'counted': plan_flops.count(traced.jaxpr.jaxpr)}
+  made = {'counted': flops.count(traced.jaxpr.jaxpr)}
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as e:
@@ -325,7 +321,7 @@ def forward_flops(config) -> dict[str, float]:
     lambda: state_lib.init_params(model, jax.random.key(0), **sizes)
   )
 
-  def flops(model, images, size):
+  def counted(model, images, size):
     shape = (1, config.data.frames + images, size, size)
     given = {'image_frames': images}
     if model.num_strides:
@@ -334,7 +330,7 @@ def forward_flops(config) -> dict[str, float]:
       given['extra'] = jnp.zeros((*shape, model.extra_channels))
     if model.augmented:
       given['augment'] = jnp.zeros((1,))
-    return plan_flops.of_function(
+    return flops.of_function(
       lambda params, z: model.apply(
         {'params': params}, z, z[:, 0, 0, 0, 0], **given
       ),
@@ -344,8 +340,8 @@ def forward_flops(config) -> dict[str, float]:
 
   whole = refine.for_whole_frames(config, model)
   return {
-    'training': flops(model, config.data.images, sizes['size']),
-    'sampling': flops(whole, 0, config.data.size),
+    'training': counted(model, config.data.images, sizes['size']),
+    'sampling': counted(whole, 0, config.data.size),
   }
 
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vdm_jax import hlo
-from vdm_jax.plan_flops import pairs
+from vdm_jax.planning import hlo
+from vdm_jax.planning.flops import pairs
 
 _LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
 _WINDOW = re.compile(r'window=\{([^}]*)\}')
