@@ -1,0 +1,1 @@
+"""The parts of `plan`: targets, programs, their costs and the search."""
