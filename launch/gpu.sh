@@ -4,8 +4,9 @@
 #   launch/gpu.sh [options] --config=configs/ucf101.py --workdir=runs/ucf101
 #
 # The command starts again, and continues, when it ends with status 42 (asked to
-# stop) or 75 (a part of it hung); with any other status, and after Ctrl-C or
-# SIGTERM, which save first, so does this script. The same line continues it.
+# stop), 75 (a part of it hung) or 134 (a library aborted); with any other
+# status, and after Ctrl-C or SIGTERM, which save first, so does this script.
+# The same line continues it.
 #
 #   --dry-run      print the commands and run nothing
 #   --restarts=3   restarts in a row without a new checkpoint or sample; 0: none
@@ -68,9 +69,11 @@ mark=$(progress "$workdir")
 while :; do
   status=0
   supervise "${command[@]}" || status=$?
-  if ((interrupted)) || [[ $status != 42 && $status != 75 ]]; then
-    exit "$status"
-  fi
+  if ((interrupted)); then exit "$status"; fi
+  case $status in
+    42 | 75 | 134) ;;
+    *) exit "$status" ;;
+  esac
   may_restart "$(progress "$workdir")" ||
     fail "$status" "status $status, and $restarts restarts without progress"
   say "status $status; continuing in $pause s"

@@ -76,7 +76,7 @@ def test_scripts_are_sound(script):
 
 
 def test_all_launchers_are_tested():
-  parts = {'common.sh', 'worker.sh'}
+  parts = {'common.sh', 'worker.sh', 'lock.sh'}
   assert {p.name for p in SCRIPTS} == set(LAUNCHERS) | parts
 
 
@@ -205,8 +205,8 @@ def test_a_secret_is_passed_on_and_never_shown(script, standins):
 # --- one machine
 
 
-def test_a_run_is_continued_after_42_and_75(standins):
-  standins.act(42, 75, 42, 0)
+def test_a_run_is_continued_after_42_75_and_134(standins):
+  standins.act(42, 75, 134, 0)
   status, text = launch(standins, 'gpu.sh')
   assert status == 0, text
   calls = standins.calls_of_program()
@@ -214,7 +214,7 @@ def test_a_run_is_continued_after_42_and_75(standins):
   assert calls[0][3:] == [*PROGRAM, f'--workdir={standins.workdir}']
 
 
-@pytest.mark.parametrize('ending', [0, 1, 2, 5, 137])
+@pytest.mark.parametrize('ending', [0, 1, 2, 3, 4, 5, 6, 137])
 def test_other_statuses_end_it(ending, standins):
   standins.act(ending, 0)
   status, _ = launch(standins, 'gpu.sh')
