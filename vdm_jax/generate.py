@@ -56,7 +56,7 @@ class Generator:
     self.objective = build.objective(config)
     self.sampler = build.sampler(config)
     build.levels(config, config.sample.steps)  # a mistake in it ends here
-    self.place = sharding.batch_sharding(mesh)
+    self.mesh, self.place = mesh, sharding.batch_sharding(mesh)
     video = sharding.video_sharding(mesh)
     latent = samplers.Latent(video, NamedSharding(mesh, P(None, *video.spec)))
     self.batch_size = sharding.whole_batch(mesh, config.sample.batch_size)
@@ -159,8 +159,10 @@ class Generator:
       # The gradient of x̂ needs a training step's activations otherwise.
       model = model.clone(remat='block')
 
+    apply = sharding.by_example(model.apply, self.mesh)
+
     def denoise(z, logsnr, told):
-      network = step_lib.bind(model.apply, params, told)
+      network = step_lib.bind(apply, params, told)
       return denoiser.from_network(network, self.objective.prediction)(
         z, logsnr
       )

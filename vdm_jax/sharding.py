@@ -6,9 +6,12 @@ parallelism); `space` splits the rows of videos, for those whose activations do
 not fit one device. `jax.jit` with these shardings inserts the communication.
 """
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -23,10 +26,13 @@ BATCH = P(('data', 'fsdp'))
 VIDEO = P(('data', 'fsdp'), None, 'space')
 
 # First match wins. 'largest': the largest axis that fsdp divides is split over
-# it, later axes first among equals; an array without one is replicated.
+# it, later axes first among equals; an array without one is replicated. Vectors
+# and tables of positions are, too: they are less than a hundredth of the
+# numbers, and gathering them would be most of the exchanges.
 RULES = (
   (r'(^|/)(step|count)$', 'replicated'),
-  (r'/(kernel|embedding|bias|scale|query|rel_k|rel_v)$', 'largest'),
+  (r'/(bias|scale|query|rel_k|rel_v)$', 'replicated'),
+  (r'/(kernel|embedding)$', 'largest'),
 )
 
 
@@ -150,6 +156,36 @@ def own_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
 def video_sharding(mesh: Mesh) -> NamedSharding:
   """Examples of `[b, t, h, …]` likewise, and their rows over `space`."""
   return NamedSharding(mesh, VIDEO)
+
+
+def by_example(apply: Callable, mesh: Mesh) -> Callable:
+  """The network's `apply` with activations that lie as the batch does.
+
+  Left to itself, the partitioner lets some follow the parameters that they
+  were made with, and exchanges activations, which are large, instead of
+  parameters, which are small. Here the result of every convolution and dense
+  layer is told its place: what begins with a whole batch is split by examples,
+  and rows of videos over `space`.
+  """
+  if mesh.size == 1:
+    return apply
+  layers = nn.Conv | nn.Dense | nn.Embed
+
+  def told_its_place(call, args, kwargs, context):
+    result = call(*args, **kwargs)
+    if not isinstance(context.module, layers):
+      return result
+    if result.ndim < 2 or result.shape[0] % batch_shards(mesh):
+      return result
+    place = video_sharding if result.ndim == 5 else batch_sharding
+    return jax.lax.with_sharding_constraint(result, place(mesh))
+
+  @functools.wraps(apply)
+  def placed(*args, **kwargs):
+    with nn.intercept_methods(told_its_place):
+      return apply(*args, **kwargs)
+
+  return placed
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

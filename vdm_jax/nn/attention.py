@@ -163,16 +163,17 @@ def relative_attention(
     rel_k: a^K, query frames first.
     rel_v: a^V, query frames first.
   """
-  b, _, h, w, n, d = q.shape
-  # Time in front of everything: both products batch over a leading axis, and
+  d, n = q.shape[-1], q.shape[-2]
+  # Time in front of everything: both products batch over leading axes, and
   # only whole frames move (half the backward pass of einsums left in place).
-  q, k, v = (rearrange(x, 'b t h w n d -> t (b h w n) d') for x in (q, k, v))
+  # Examples and rows stay axes of their own, which devices may split.
+  q, k, v = (rearrange(x, 'b t h w n d -> t b h (w n) d') for x in (q, k, v))
   einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  logits = einsum('tmd,smd->mts', q, k) + einsum('tmd,tsd->mts', q, rel_k)
+  logits = einsum('tbhmd,sbhmd->bhmts', q, k)
+  logits += einsum('tbhmd,tsd->bhmts', q, rel_k)
   p = jax.nn.softmax(logits * d**-0.5, axis=-1).astype(v.dtype)
-  o = einsum('mts,smd->tmd', p, v) + einsum('mts,tsd->tmd', p, rel_v)
-  o = o.astype(v.dtype)
-  return rearrange(o, 't (b h w n) d -> b t h w n d', b=b, h=h, w=w, n=n)
+  o = einsum('bhmts,sbhmd->tbhmd', p, v) + einsum('bhmts,tsd->tbhmd', p, rel_v)
+  return rearrange(o.astype(v.dtype), 't b h (w n) d -> b t h w n d', n=n)
 
 
 def output_projection(channels: int, dtype: DTypeLike) -> nn.DenseGeneral:
