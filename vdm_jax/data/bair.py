@@ -103,8 +103,12 @@ class BAIR:
         [tfds_frames.decode(pictures[n], self.size) for n in numbers]
       ),
       'label': np.int32(0),
-      'id': f'bair {self.split} {index}',
+      'id': self.name(index),
     }
+
+  def name(self, index: int) -> str:
+    """The `id` of a clip."""
+    return f'bair {self.split} {index}'
 
   def signature(self) -> dict[str, Any]:
     """JSON-able identity: number and bytes of the videos, and the options."""

@@ -44,6 +44,11 @@ def captions_of(
     if os.path.isabs(video):
       video = os.path.relpath(video, root)
     name = posixpath.normpath(video.replace(os.sep, '/'))
+    if name.split('/')[0] == '..':
+      raise DataError(
+        f'a caption is of a video outside of the folder ({path}: {video!r}, '
+        f'{root}); name videos by their paths below it'
+      )
     found.setdefault(name, []).append(text)
   return found
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax import runtime
 from vdm_jax.data import captioned
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data import index as index_lib
@@ -41,6 +40,8 @@ class Folder:
     captions: Mapping[str, Sequence[str]] | None = None,
     cache: str | os.PathLike | None = None,
     workers: int | None = None,
+    processes: int = 0,
+    seconds: float = 0.0,
   ):
     """Lists the folder, and decodes what the cache does not know.
 
@@ -61,12 +62,12 @@ class Folder:
       captions: one or more captions of each video by its path, of which a clip
         draws one; other videos are left out. See `captioned.captions_of`.
       cache: where the index is kept; the user's cache folder if None.
-      workers: videos decoded at a time while indexing; one per core if None.
+      workers: videos indexed at a time; one per core if None.
+      processes, seconds: see `index.index`.
 
     Raises:
       ConfigError: options that cannot work.
-      DataError: the folder is missing, cannot be listed, or holds nothing that
-        can be used.
+      DataError: the folder cannot be listed, or holds nothing of use.
     """
     frames_lib.validate(
       frames=frames, size=size, stride=stride, resize=resize, short=short
@@ -83,8 +84,10 @@ class Folder:
     known, problems = index_lib.index(
       self.path,
       names,
-      cache=Path(cache) if cache else runtime.cache_folder(),
+      cache=Path(cache) if cache else _user_cache(),
       workers=workers or os.cpu_count() or 1,
+      processes=processes,
+      seconds=seconds,
     )
     self.problems = barred + left_out + problems
     self._index = self._choose_long_enough(known)
@@ -119,9 +122,20 @@ class Folder:
       clip['caption'] = self.captions.draw(name, rng)
     return clip
 
+  @property
+  def clips(self) -> int:
+    """How many different ones there are, of any start in the videos."""
+    need = frames_lib.span(self.frames, self.stride)
+    known = self._index.values()
+    return sum(max(1, entry.frames - need + 1) for entry in known)
+
+  def name(self, index: int) -> str:
+    """The `id` of a clip."""
+    return self.files[index]
+
   def signature(self) -> dict[str, Any]:
     """JSON-able identity: the options and a hash of paths and lengths."""
-    listing = '\n'.join(f'{n}\t{self._index[n].frames}' for n in self.files)
+    listing = '\n'.join(map(self._identity, self.files))
     captions = getattr(self, 'captions', None)
     return {
       'source': 'folder',
@@ -134,6 +148,11 @@ class Folder:
       **self._classes.signature(),
       **(captions.signature() if captions else {}),
     }
+
+  def _identity(self, name: str) -> str:
+    known = self._index[name]
+    ticks = f'\t{",".join(map(str, known.ticks))}' if known.ticks else ''
+    return f'{name}\t{known.frames}{ticks}'
 
   @property
   def words(self) -> tuple[str, ...]:
@@ -169,10 +188,18 @@ class Folder:
       if min(entry.height, entry.width) < self.size
     ]
     if small:
+      from vdm_jax import runtime  # likewise
+
       runtime.warn(
         f'{len(small)} videos are smaller than {self.size} pixels and will be '
         f'enlarged, such as {small[0]}'
       )
+
+
+def _user_cache() -> Path:
+  from vdm_jax import runtime  # with JAX, which workers do without
+
+  return runtime.cache_folder()
 
 
 def _find(root: Path) -> tuple[list[str], list[tuple[str, str]]]:

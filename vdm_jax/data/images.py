@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from vdm_jax import runtime
 from vdm_jax.data import captioned
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data.folder import summary
@@ -125,6 +124,10 @@ class Images:
       clip['caption'] = self.captions.draw(name, rng)
     return clip
 
+  def name(self, index: int) -> str:
+    """The `id` of a clip."""
+    return self.files[index]
+
   def signature(self) -> dict[str, Any]:
     """JSON-able identity: the options and a hash of paths and lengths."""
     files = json.dumps([[name, *self._headers[name]] for name in self.files])
@@ -143,6 +146,8 @@ class Images:
       name for name in self.files if min(self._headers[name][:2]) < self.size
     ]
     if small:
+      from vdm_jax import runtime  # with JAX, which workers do without
+
       runtime.warn(
         f'{len(small)} images are smaller than {self.size} pixels and will be '
         f'enlarged, such as {small[0]}'

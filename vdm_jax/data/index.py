@@ -8,6 +8,7 @@ path, size and time of change; files that cannot be read are tried again.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import av
 
-from vdm_jax import runtime
+from vdm_jax.data import workers as workers_lib
 from vdm_jax.media import reading
 from vdm_jax.progress import Progress
 
-FORMAT = 1  # of the cache; another number makes it anew
+FORMAT = 2  # of the cache; another number makes it anew
 _SAVE_EVERY = 60.0  # seconds; what an interruption loses
+_BYTES = 2.5e5  # that are scanned in a second, at the least
 
 
 def index(
@@ -31,6 +33,8 @@ def index(
   *,
   cache: Path | None,
   workers: int,
+  processes: int = 0,
+  seconds: float = 0.0,
 ) -> tuple[dict[str, reading.Index], list[tuple[str, str]]]:
   """Scans the files that the cache does not know, showing the progress.
 
@@ -39,6 +43,9 @@ def index(
     names: paths relative to it.
     cache: the folder of the cache; None keeps nothing.
     workers: files scanned at a time.
+    processes: worker processes that scan, in place of threads: a file at which
+      the decoder crashes or hangs is then one that cannot be read.
+    seconds: that a worker process may take for a small file; 0: any time.
 
   Returns:
     The index of each file that can be read, and (path, reason) of the others.
@@ -60,7 +67,7 @@ def index(
       known[name] = old[name][1]
   new = [name for name in stamps if name not in known]
   saved = time.monotonic()
-  for name, result in _scan_all(root, new, workers):
+  for name, result in _scan_all(root, new, workers, processes, seconds):
     if isinstance(result, str):
       problems.append((name, result))
       continue
@@ -73,14 +80,23 @@ def index(
   return known, sorted(problems)
 
 
-def _scan_all(root, names, workers) -> Iterator[tuple[str, object]]:
+def _scan_all(
+  root, names, workers, processes, seconds
+) -> Iterator[tuple[str, object]]:
   if not names:
     return
-  with (
-    concurrent.futures.ThreadPoolExecutor(workers) as pool,
-    Progress(len(names), name='indexing videos', unit='files') as progress,
-  ):
-    jobs = {pool.submit(_scan, root / name): name for name in names}
+  scan = _scan
+  with contextlib.ExitStack() as stack:
+    if processes:
+      guarded = workers_lib.Workers(_scan, processes)
+      stack.callback(guarded.close)
+      scan = functools.partial(_scan_there, guarded, seconds)
+    pool = concurrent.futures.ThreadPoolExecutor(processes or workers)
+    stack.enter_context(pool)
+    progress = stack.enter_context(
+      Progress(len(names), name='indexing videos', unit='files')
+    )
+    jobs = {pool.submit(scan, root / name): name for name in names}
     try:
       done = concurrent.futures.as_completed(jobs)
       for count, job in enumerate(done, start=1):
@@ -95,6 +111,15 @@ def _scan(path: Path) -> reading.Index | str:
     return reading.scan(path)
   except reading.VideoError as error:
     return error.reason
+
+
+def _scan_there(guarded, seconds: float, path: Path) -> reading.Index | str:
+  """The same in a worker process."""
+  limit = seconds and seconds + path.stat().st_size / _BYTES
+  try:
+    return guarded(path, seconds=limit)
+  except workers_lib.Lost as error:
+    return str(error)
 
 
 def _load(file: Path | None) -> Mapping[str, tuple[list[int], reading.Index]]:
@@ -112,13 +137,20 @@ def _load(file: Path | None) -> Mapping[str, tuple[list[int], reading.Index]]:
   except FileNotFoundError:
     return {}
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    runtime.warn(f'the video index {file} is unusable ({error})')
+    _warn(f'the video index {file} is unusable ({error})')
     return {}
 
 
 def _entry(fields) -> reading.Index:
   jumps = tuple((int(n), int(stamp)) for n, stamp in fields.pop('jumps'))
-  return reading.Index(**fields, jumps=jumps)
+  ticks = tuple(map(int, fields.pop('ticks')))
+  return reading.Index(**fields, jumps=jumps, ticks=ticks)
+
+
+def _warn(text: str) -> None:
+  from vdm_jax import runtime  # with JAX, which workers do without
+
+  runtime.warn(text)
 
 
 def _save(file, root, stamps, known) -> None:
@@ -136,6 +168,6 @@ def _save(file, root, stamps, known) -> None:
     part.write_text(json.dumps(data))
     os.replace(part, file)
   except OSError as error:
-    runtime.warn(f'the video index cannot be kept ({error})')
+    _warn(f'the video index cannot be kept ({error})')
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)

@@ -84,6 +84,8 @@ class Kinetics600(Wrapper):
     short: str = 'skip',
     cache: str | os.PathLike | None = None,
     workers: int | None = None,
+    processes: int = 0,
+    seconds: float = 0.0,
   ):
     """Finds the videos of a split, and decodes what the cache does not know.
 
@@ -98,6 +100,8 @@ class Kinetics600(Wrapper):
       short: see `Folder`.
       cache: see `Folder`.
       workers: see `Folder`.
+      processes: see `Folder`.
+      seconds: see `Folder`.
 
     Raises:
       ConfigError: options that cannot work.
@@ -114,6 +118,8 @@ class Kinetics600(Wrapper):
       labels=found.labels,
       cache=cache,
       workers=workers,
+      processes=processes,
+      seconds=seconds,
     )
     super().__init__(folder)
     self.split, self.classes = split, found.classes

@@ -6,25 +6,36 @@ the shuffle of epoch p div len(source), and reads it with a generator seeded by
 (seed, p). So a run may stop at any step, start again at any other at no cost,
 and be split over any number of processes, and sees the same global batches.
 
+Where an element cannot be read, one drawn from (seed, p, 1) takes its place,
+then one from (seed, p, 2), …: again a function of the position, and of which
+elements cannot be read. A reading that fails at times only makes a difference.
+
 A source with fewer elements than a batch is fine: elements then repeat within a
 batch, each time with new randomness. A batch is never short.
 """
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
-from vdm_jax.data.source import Source, checked
+from vdm_jax.data import workers as workers_lib
+from vdm_jax.data.faults import Faults
+from vdm_jax.data.source import Source, checked, named
 from vdm_jax.errors import ConfigError, DataError
 
 # What a number drawn from the seed is for.
-_SHUFFLE, _CLIP = 0, 1
+_SHUFFLE, _CLIP, _OTHER = 0, 1, 2
+TRIES = 100  # elements that a position tries
+_SLICE = 1.0  # seconds of one wait; no more count, be the machine asleep
 # What a batch has of its clips, where they have it; see `Source.clip`.
 _TEXTS = ('text', 'text_mask', 'text2', 'text2_mask')
 ARRAYS = ('video', 'label', *_TEXTS, 'stride')
@@ -44,14 +55,23 @@ class Order:
   batch_size: int
   seed: int
 
-  def element(self, position: int) -> int:
-    """The element at a position; each once per epoch, in a new order."""
+  def element(self, position: int, attempt: int = 0) -> int:
+    """The element at a position; each once per epoch, in a new order.
+
+    Args:
+      position: in the stream.
+      attempt: above 0, the element in place of those that cannot be read.
+    """
+    if attempt:
+      other = np.random.default_rng([self.seed, _OTHER, position, attempt])
+      return int(other.integers(self.length))
     epoch, place = divmod(position, self.length)
     return int(_permutation(self.length, self.seed, epoch)[place])
 
-  def rng(self, position: int) -> np.random.Generator:
+  def rng(self, position: int, attempt: int = 0) -> np.random.Generator:
     """The generator of the clip at a position."""
-    return np.random.default_rng([self.seed, _CLIP, position])
+    seeds = [self.seed, _CLIP, position, *([attempt] if attempt else [])]
+    return np.random.default_rng(seeds)
 
   def step(self, step: int) -> np.ndarray:
     """The elements of one global batch, int64 `[batch_size]`."""
@@ -72,22 +92,96 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Stream:
-  """The clips one process reads, in its order: what grain iterates over."""
+  """The clips one process reads, in its order: what grain iterates over.
 
-  source: Source
+  Attributes:
+    read: (element, generator) -> clip; raises DataError.
+    order: which clip stands where.
+    first: position of the first one.
+    rows: places of this process's clips in a batch.
+    faults: what could not be read.
+    busy: what is being read: since when, and which element, by position.
+    tally: of the clips that were read.
+    shape: of the first video, which the others must have, too.
+  """
+
+  read: Callable[[int, np.random.Generator], dict[str, Any]]
   order: Order
   first: int
   rows: Sequence[int]
+  faults: Faults
+  tally: '_Tally'
+  busy: dict[int, tuple[float, int]] = dataclasses.field(default_factory=dict)
+  shape: dict[str, tuple] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return sys.maxsize
 
   def __getitem__(self, k) -> dict[str, Any]:
     step, i = divmod(int(k), len(self.rows))
-    position = self.first + step * self.order.batch_size + self.rows[i]
-    clip = self.order.clip(self.source, position)
-    arrays = {name: clip[name] for name in ARRAYS if name in clip}
-    return arrays | {'index': np.int64(self.order.element(position))}
+    try:
+      return self._clip(
+        self.first + step * self.order.batch_size + self.rows[i]
+      )
+    finally:
+      self.tally.add(step)
+
+  def _clip(self, position: int) -> dict[str, Any]:
+    for attempt in range(TRIES):
+      self.faults.draw()
+      index = self.order.element(position, attempt)
+      self.busy[position] = time.monotonic(), index
+      try:
+        clip = self.read(index, self.order.rng(position, attempt))
+        self._check_shape(clip)
+      except DataError as error:
+        self.faults.note(error)
+        continue
+      finally:
+        del self.busy[position]
+      arrays = {name: clip[name] for name in ARRAYS if name in clip}
+      return arrays | {'index': np.int64(index)}
+    raise DataError(
+      f'none of {TRIES} clips in a row can be read; mend the data (the first '
+      'ones are named above)'
+    )
+
+  def _check_shape(self, clip):
+    own = clip['video'].shape
+    first = self.shape.setdefault('video', own)
+    if own != first:
+      raise DataError(
+        f'a clip is {list(own)}, and the first one was {list(first)} '
+        f'({clip["id"]}); mend the source'
+      )
+
+
+class _Tally:
+  """How many clips of each batch are there; of so many."""
+
+  def __init__(self, size: int):
+    self._size = size
+    self._there = collections.Counter()
+    self._news = threading.Condition()
+
+  def add(self, batch: int) -> None:
+    """Notes that a clip is there, or failed."""
+    with self._news:
+      self._there[batch] += 1
+      if self._there[batch] == self._size:
+        self._news.notify_all()
+
+  def wait(self, batch: int, seconds: float) -> bool:
+    """Whether all clips of a batch are there; waits so long for them."""
+    with self._news:
+      return self._news.wait_for(
+        lambda: self._there[batch] >= self._size, seconds
+      )
+
+  def remove(self, batch: int) -> None:
+    """Forgets a batch."""
+    with self._news:
+      del self._there[batch]
 
 
 def batches(
@@ -102,7 +196,10 @@ def batches(
   workers: int = 2,
   processes: int = 0,
   ahead: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+  faults: Faults | None = None,
+  seconds: float = 0.0,
+  memory: float = 0.0,
+) -> 'Batches':
   """The batches of one process from `start_step` on, without end.
 
   Args:
@@ -115,64 +212,156 @@ def batches(
     process_count: number of slices.
     rows: the places in a batch of the clips that this process yields instead,
       where they are not such a slice.
-    workers: threads that read clips ahead (in each worker process); 0 reads
-      in the caller's thread when asked.
-    processes: worker processes; 0 reads in this process. The source must be
-      picklable, and the caller's script importable. Decoders and resizing
-      release the GIL, so threads usually do.
+    workers: threads that read clips ahead; 0 reads in the caller's thread, when
+      asked and as long as it takes. Decoders and resizing release the GIL.
+    processes: that do so in the place of threads. There a decoder that crashes
+      or hangs costs its clip; the source must be picklable.
     ahead: batches kept ready beyond the one in use.
+    faults: the account of clips that cannot be read, which are replaced; None
+      makes the first one an error.
+    seconds: that reading a clip may take; 0: any time. A thread that takes
+      longer cannot be stopped, and makes an error.
+    memory: bytes that a process may take besides the source; 0: no limit.
 
   Returns:
     An iterator of what the clips have: `video` uint8 `[b, t, h, w, 3]`,
     `label` int32 `[b]` or `[b, s]`, `text` `[b, s, l…]` with `text_mask`
     `[b, s, l]`, `text2` likewise, `stride` int32 `[b]`; and `index` int64
-    `[b]`, the elements of the source. Reading ahead starts at once; `close()`
-    ends it, and so does an error.
+    `[b]`, the elements of the source. `close()` ends it, as does an error.
 
   Raises:
-    ConfigError: at the call, for sizes that cannot work.
+    ConfigError: at the call, for sizes that cannot work; while iterating, if
+      a worker process does not come up.
     DataError: at the call, for an empty source; while iterating, for a clip
-      that cannot be read, with its name.
+      that cannot be read, with its name, or for too many of them.
   """
   _validate(batch_size, process_index, process_count, seed, start_step)
   _validate_reading(workers, processes, ahead)
   if not len(source):
     raise DataError('the source has no clips (0); give it at least one')
   local = batch_size // process_count
+  pool = _pool(source, processes, memory)
+  rows = rows or range(local * process_index, local * (process_index + 1))
   stream = _Stream(
-    source=source,
+    read=_reader(source, pool, seconds),
     order=Order(len(source), batch_size, seed),
     first=start_step * batch_size,
-    rows=rows or range(local * process_index, local * (process_index + 1)),
+    rows=rows,
+    faults=faults or Faults(),
+    tally=_Tally(len(rows)),
   )
-  return _until_error(_read_ahead(stream, workers, processes, ahead))
+  threads = processes or workers
+  iterator = _read_ahead(stream, threads, ahead)
+  seconds = 0.0 if processes else seconds
+  return Batches(iterator, stream, source, pool, threads, seconds)
 
 
-def _read_ahead(stream, workers, processes, ahead) -> grain.DatasetIterator:
-  share = -(-ahead * len(stream.rows) // max(processes, 1))
+def _pool(source, processes: int, memory: float) -> workers_lib.Workers | None:
+  if not processes:
+    return None
+  read = functools.partial(checked, source)
+  return workers_lib.Workers(read, processes, memory=memory)
+
+
+def _reader(source: Source, pool, seconds: float) -> Callable:
+  """Reads a clip, here or in a worker."""
+  if pool is None:
+    return functools.partial(checked, source)
+
+  def read(index, rng):
+    try:
+      return pool(index, rng, seconds=seconds)
+    except workers_lib.Lost as error:
+      raise DataError(
+        f'{named(source, index)} cannot be read ({error}); remove or replace it'
+      ) from error
+
+  return read
+
+
+def _read_ahead(stream: _Stream, threads, ahead) -> grain.DatasetIterator:
+  count = len(stream.rows)
   reading = grain.ReadOptions(
-    num_threads=workers, prefetch_buffer_size=max(share, workers)
+    num_threads=threads, prefetch_buffer_size=max(ahead * count, threads)
   )
   clips = grain.MapDataset.source(stream).to_iter_dataset(reading)
-  if processes:
-    if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks parse none
-      flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(
-      processes, per_worker_buffer_size=max(share, 1)
-    )
-    clips = clips.mp_prefetch(options)
-  iterator = iter(clips.batch(len(stream.rows), drop_remainder=True))
+  iterator = iter(clips.batch(count, drop_remainder=True))
   iterator.start_prefetch()
   return iterator
 
 
-def _until_error(iterator):
-  # After a failure grain would go on with the following clip, and every later
-  # batch would be shifted: end instead.
-  try:
-    yield from iterator
-  finally:
-    iterator.close()
+class Batches:
+  """The batches of one process, an iterator; see `batches`."""
+
+  def __init__(self, iterator, stream, source, pool, threads, seconds):
+    self._iterator, self._stream = iterator, stream
+    self._source, self._pool = source, pool
+    self._threads, self._seconds = threads, seconds
+    self._late: dict[tuple[int, float], float] = {}
+    self._count = 0  # of the batches taken
+    self._closed = False
+
+  def __iter__(self) -> 'Batches':
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    # After a failure grain would go on with the following clip, and every later
+    # batch would be shifted: end instead.
+    if self._closed:
+      raise StopIteration
+    try:
+      while not self.ready(_SLICE):
+        pass
+      batch = next(self._iterator)
+    except BaseException:
+      self.close()
+      raise
+    self._stream.tally.remove(self._count)
+    self._late.clear()
+    self._count += 1
+    return batch
+
+  def ready(self, seconds: float) -> bool:
+    """Whether the next batch is there, or the error in its place.
+
+    Args:
+      seconds: to wait for it.
+
+    Raises:
+      DataError: a clip that is waited for takes too long.
+    """
+    if not self._threads or self._closed:
+      return True
+    there = self._stream.tally.wait(self._count, seconds)
+    if not there and self._seconds:
+      self._check_times(seconds)
+    return there
+
+  def _check_times(self, waited: float):
+    now = time.monotonic()
+    for position, (begin, index) in list(self._stream.busy.items()):
+      late = self._late.get((position, begin), 0.0) + min(now - begin, waited)
+      self._late[position, begin] = late
+      if late >= self._seconds:
+        raise DataError(
+          f'{named(self._source, index)} is being read for '
+          f'{self._seconds:.0f} s and more; remove it, raise '
+          'config.data.timeout, or set config.data.processes, with which that '
+          'costs one clip'
+        )
+
+  def close(self) -> None:
+    """Ends the reading ahead."""
+    if self._closed:
+      return
+    self._closed = True
+    self._iterator.close()
+    if self._pool is not None:
+      self._pool.close()
+
+  def __del__(self):
+    with contextlib.suppress(Exception):  # at the interpreter's end
+      self.close()
 
 
 def data_signature(

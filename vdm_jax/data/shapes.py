@@ -181,6 +181,10 @@ class Shapes:
     """Frames per second."""
     return BASE_FRAME_RATE / self.stride
 
+  def name(self, index: SupportsIndex) -> str:
+    """The `id` of a clip."""
+    return f'shapes-{self.seed}-{operator.index(index)}'
+
   def state(self, index: SupportsIndex) -> State:
     """Everything there is to know about clip `index`.
 
@@ -239,7 +243,7 @@ class Shapes:
       'video': render(state, size=self.size),
       'label': np.int32(state.label),
       'caption': state.caption,
-      'id': f'shapes-{self.seed}-{index}',
+      'id': self.name(index),
     }
 
 

@@ -15,7 +15,8 @@ class Source(Protocol):
     classes: the names of the classes, in the order of their labels; `()`
       where the source has none (every label is then 0).
 
-  Sources of files also have `problems`, (path, reason) of what is left out.
+  Sources of files also have `problems`, (path, reason) of what is left out,
+  and most sources `name(index)`, the `id` of a clip without reading it.
   Sources with captions, and no others, also have
     words: all words of all captions, sorted; see `words.words_of`.
     captions(n): n captions as examples, always the same; without n all that
@@ -63,14 +64,20 @@ def checked(source: Source, index: int, rng: np.random.Generator):
   except DataError:
     raise
   except Exception as error:
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:160]
     raise DataError(
-      f'element {index} of the data cannot be read '
-      f'({type(error).__name__}: {error}); remove or replace it'
+      f'{named(source, index)} cannot be read ({reason}); remove or replace it'
     ) from error
   wrong = _what_is_wrong(clip)
   if wrong:
     raise DataError(f'{wrong} for {clip["id"]}); mend the source')
   return clip
+
+
+def named(source: Source, index: int) -> str:
+  """How a message calls an element: by its name, if the source has names."""
+  name = getattr(source, 'name', None)
+  return name(index) if name else f'element {index} of the data'
 
 
 def _what_is_wrong(clip) -> str:
@@ -102,6 +109,8 @@ def _what_is_wrong_of(clip, name: str) -> str:
       f'labels {list(label.shape)}, text {list(text.shape)} and its mask '
       f'must be of the same slots (got {_kind(mask)}'
     )
+  if text.dtype == np.float32 and not np.isfinite(text).all():
+    return f'text must be finite (got {_kind(text)} with NaN or infinity'
   return ''
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.data.source import Source, Wrapper, all_problems
+from vdm_jax.data.source import Source, Wrapper, all_problems, named
 from vdm_jax.errors import ConfigError, DataError
 
 
@@ -50,6 +50,11 @@ class Strides(Wrapper):
     stride = int(rng.integers(len(self.sources)))
     source = self.sources[stride]
     return source.clip(index % len(source), rng) | {'stride': np.int32(stride)}
+
+  def name(self, index: int) -> str:
+    """What the clip may be called: its stride decides where they differ."""
+    names = [named(source, index % len(source)) for source in self.sources]
+    return ' or '.join(dict.fromkeys(names))
 
   def signature(self) -> dict[str, Any]:
     """What tells these clips from others, as JSON; the order counts."""

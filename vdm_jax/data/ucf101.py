@@ -112,8 +112,12 @@ class UCF101:
         [tfds_frames.decode(jpegs[n], self.size) for n in numbers]
       ),
       'label': np.int32(features['label'].int64_list.value[0]),
-      'id': f'ucf101 {self.split} {index}',
+      'id': self.name(index),
     }
+
+  def name(self, index: int) -> str:
+    """The `id` of a clip."""
+    return f'ucf101 {self.split} {index}'
 
   def signature(self) -> dict[str, Any]:
     """JSON-able identity: number and bytes of the videos, and the options."""

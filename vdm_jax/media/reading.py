@@ -3,7 +3,9 @@
 A file is decoded whole once, by `scan`: so damage is found, frames are counted
 rather than believed, and the places are noted from which decoding may start.
 `read` then decodes from the nearest such place before the first wanted frame.
-Frame i is the i-th that the decoder puts out, whatever its time stamp.
+Frame i is the i-th that the decoder puts out. Where the time stamps are
+irregular, an index makes it the frame nearest to tick i of a regular clock that
+has as many ticks as the file has frames: so frames are equally far apart.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from vdm_jax.errors import DataError
 
 SUFFIXES = ('.avi', '.gif', '.mkv', '.mov', '.mp4', '.webm')
 MAX_PIXELS = 2**26  # of a frame; more is damage, or an attack on the memory
+MAX_FRAMES = 2**22  # of a file, two days of video; likewise
 _APART = 8  # frames between places to start from; closer ones save nothing
 _CHECKED = 4  # frames compared after a jump
 
@@ -50,8 +53,10 @@ class Index:
     height: of a frame as displayed (after rotation), in pixels.
     width: likewise.
     frame_rate: average frames per second; 0 where the file does not say.
-    jumps: places to start from, as (frame number, time stamp in units of the
-      stream), in order.
+    jumps: places to start from, as (number of the decoder's, time stamp in
+      units of the stream), in order.
+    ticks: where time stamps are irregular, the decoder's number of each frame;
+      () where it is the frame's own.
   """
 
   frames: int
@@ -59,6 +64,7 @@ class Index:
   width: int
   frame_rate: float
   jumps: tuple[tuple[int, int], ...] = ()
+  ticks: tuple[int, ...] = ()
 
 
 def scan(path: str | os.PathLike) -> Index:
@@ -73,6 +79,8 @@ def scan(path: str | os.PathLike) -> Index:
     for number, frame in enumerate(container.decode(stream)):
       if frame.is_corrupt:
         raise VideoError(path, f'frame {number} is damaged')
+      if number == MAX_FRAMES:
+        raise VideoError(path, f'more than {MAX_FRAMES} frames')
       if not number:
         height, width = frame.height, frame.width
         if frame.rotation % 180:
@@ -88,7 +96,7 @@ def scan(path: str | os.PathLike) -> Index:
   tried = {*jumps[-1:], *jumps[len(jumps) // 2 :][:1]}
   if not all(_lands(path, jump, prints) for jump in tried):
     jumps = ()
-  return Index(len(stamps), height, width, rate, jumps)
+  return Index(len(stamps), height, width, rate, jumps, _ticks(stamps))
 
 
 def read(
@@ -107,7 +115,7 @@ def read(
     path: the file.
     numbers: which frames, from 0.
     index: what `scan` said of the file; without it, decoding starts at the
-      first frame.
+      first frame, and time stamps do not count.
     fit: applied to every frame at once, so that no more than one is held at
       full size: `fit(rgb, aspect=width of a pixel over its height)`, with rgb
       uint8 `[h, w, 3]`.
@@ -119,6 +127,11 @@ def read(
   wanted = sorted({int(n) for n in numbers})
   if not wanted or wanted[0] < 0:
     raise ValueError(f'frame numbers must be 0 or more (got {wanted[:1]})')
+  if index and index.ticks:
+    if wanted[-1] >= index.frames:
+      raise VideoError(path, f'there is no frame {wanted[-1]}')
+    numbers = [index.ticks[int(n)] for n in numbers]
+    wanted = sorted(set(numbers))
   jumps = [j for j in (index.jumps if index else ()) if j[0] <= wanted[0]]
   found = _collect(path, wanted, jumps[-1], fit) if jumps else None
   if found is None:
@@ -184,6 +197,24 @@ def _jumps(stamps, keys) -> tuple[tuple[int, int], ...]:
     if number >= (jumps[-1][0] if jumps else 0) + _APART:
       jumps.append((number, stamps[number]))
   return tuple(jumps)
+
+
+def _ticks(stamps) -> tuple[int, ...]:
+  """The frame nearest to each tick of a regular clock; () if that is its own.
+
+  The clock has the mean rate, so that there are as many ticks as frames.
+  """
+  if None in stamps or len(stamps) < 3:
+    return ()
+  times = np.array([stamp - stamps[0] for stamp in stamps], np.float64)
+  if not (np.diff(times) > 0).all():
+    return ()  # the stamps are damaged; the order is all there is
+  own = np.arange(len(times))
+  clock = own * (times[-1] / (len(times) - 1))
+  later = np.searchsorted(times, clock).clip(1, len(times) - 1)
+  nearer = clock - times[later - 1] <= times[later] - clock
+  nearest = later - nearer
+  return () if (nearest == own).all() else tuple(nearest.tolist())
 
 
 def _lands(path, jump, prints) -> bool:
