@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -21,7 +22,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import tiny, toy
+from tests.listeners import listening
 from vdm_jax import (
   build,
   checkpoint,
@@ -143,46 +145,6 @@ def loop(launch, workdir, *, mishap=None, count=2, **options):
     workdir, count, mishap={'loop': True} | (mishap or {}), **options
   )
   return job
-
-
-# What a process listens on.
-
-
-def listening(pid: int) -> list[str]:
-  """The addresses of a process at which others can reach it."""
-  inodes = set()
-  for fd in pathlib.Path(f'/proc/{pid}/fd').iterdir():
-    with contextlib.suppress(OSError):
-      inodes |= set(re.findall(r'socket:\[(\d+)\]', os.readlink(fd)))
-  found = []
-  for name in ('tcp', 'tcp6'):
-    for line in (
-      pathlib.Path(f'/proc/{pid}/net/{name}').read_text().splitlines()
-    ):
-      fields = line.split()
-      if fields[3] == '0A' and fields[9] in inodes:
-        found.append(_address(fields[1].partition(':')[0]))
-  return found
-
-
-def _address(text: str) -> str:
-  """Of /proc/net/tcp: words of four bytes, each in the machine's order."""
-  raw = bytes.fromhex(text)
-  raw = b''.join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-  address = ipaddress.ip_address(raw)
-  return str(getattr(address, 'ipv4_mapped', None) or address)
-
-
-def test_listeners_are_seen():
-  with socket.socket() as everywhere, socket.socket() as here:
-    everywhere.bind(('0.0.0.0', 0))
-    everywhere.listen()
-    here.bind(('127.0.0.1', 0))
-    here.listen()
-    assert {'0.0.0.0', '127.0.0.1'} <= set(listening(os.getpid()))
-  if socket.has_ipv6:
-    with socket.create_server(('::', 0), family=socket.AF_INET6):
-      assert '::' in listening(os.getpid())
 
 
 # How they end.
@@ -498,6 +460,105 @@ def test_a_killed_training_ends_and_goes_on(launch, tmp_path):
     job = launch(tmp_path / folder, train__steps=last + 5)
     assert job.statuses() == [0, 0], job.text(0)
   assert losses(tmp_path / 'run') == losses(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count, kills', [(2, 10), (4, 6)])
+def test_killed_again_and_again_it_ends_the_same(
+  launch, tmp_path, count, kills
+):
+  """SIGKILL to a random process at a random moment, most of them in a save."""
+  rng, workdir = random.Random(count), tmp_path / 'run'
+  config = {'train__checkpoint_every': 4, 'train__keep': 2}
+  mishap, late, points, steps = {'save': True}, [], [], 0
+  reader = checkpoint.Checkpoints(workdir, read_only=True)
+  for _ in range(kills):
+    job = launch(workdir, count, mishap=mishap, train__steps=100_000, **config)
+    log = workdir / f'steps_{rng.randrange(count)}'
+    log.unlink(missing_ok=True)
+    job.wait_for(log, steps + rng.randrange(1, 20))
+    time.sleep(rng.uniform(0, 1))
+    victim = rng.randrange(count)
+    job.processes[victim].kill()
+    ends = job.ends()
+    del ends[victim]
+    assert {status for status, _ in ends} == {RETRY}, job.text(0)
+    late.append(max(seconds for _, seconds in ends))
+    points.append(max(reader.steps(), default=0))
+    # Of the saves that had begun the last may be lost, and no other.
+    last = max(int(p.read_text() or 0) for p in workdir.glob('steps_*'))
+    assert points[-1] >= last // 4 * 4 - 4
+    steps = points[-1]
+  assert points == sorted(points) and max(late) < HEARTBEAT + 5
+  arrays = []
+  for folder in (workdir, tmp_path / 'whole'):
+    job = launch(folder, count, mishap=mishap, train__steps=steps + 8, **config)
+    assert job.statuses() == [0] * count, job.text(0)
+    found = checkpoint.Checkpoints(folder, read_only=True)
+    arrays.append(found.newest_meta()['arrays'])
+    ema = jax.eval_shape(toy.first).ema_params
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    place = jax.tree.map(lambda _: sharding.replicated(mesh), ema)
+    found.restore_ema(checkpoint.abstract_like(ema, place))
+  assert arrays[0] == arrays[1]
+  print(
+    f'{kills} SIGKILLs in {count} processes: restarts at {points}; the others '
+    f'left after at most {max(late):.1f} s'
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_disk_that_fills_stops_no_training(launch, tmp_path, count):
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', str(disk)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip('mounting is not permitted here')
+  try:
+    _fill_and_empty(launch, disk / 'run', count)
+  finally:
+    subprocess.run(['umount', '-l', str(disk)], check=True)
+
+
+def _fill_and_empty(launch, workdir, count):
+  def come_to(step):
+    job.wait_for(workdir / 'metrics.jsonl', step)
+    return logs.read(workdir / 'metrics.jsonl')[-1]['step']
+
+  reader = checkpoint.Checkpoints(workdir, read_only=True)
+  config = {'train__checkpoint_every': 2, 'train__keep': 2}
+  job = launch(workdir, count, train__steps=100_000, **config)
+  last = come_to(5)
+  filler = workdir.parent / 'filler'
+  with contextlib.suppress(OSError), filler.open('wb', buffering=0) as file:
+    while True:
+      file.write(bytes(2**12))
+  with filler.open('r+b') as file:  # a little room, for the metrics
+    file.truncate(filler.stat().st_size - 2**16)
+  last = come_to(last + 10)
+  text = job.text(0)
+  assert 'a save failed (checkpoint' in text and 'the disk is full' in text
+  assert 'Traceback' not in text
+  before = reader.steps()
+  assert before and before[-1] < last
+  filler.unlink()
+  come_to(last + 10)
+  assert reader.steps()[-1] > last
+  job.processes[0].send_signal(signal.SIGTERM)
+  assert job.statuses() == [errors.Preempted.status] * count, job.text(0)
+  # And one whose last save fails.
+  last = logs.read(workdir / 'metrics.jsonl')[-1]['step']
+  job = launch(workdir, count, train__steps=100_000, **config)
+  come_to(last + 3)
+  with contextlib.suppress(OSError), filler.open('wb', buffering=0) as file:
+    while True:
+      file.write(bytes(2**12))
+  job.processes[0].send_signal(signal.SIGTERM)
+  assert job.statuses(120) == [4] * count, job.text(0)
+  assert 'the last save failed' in job.text(0)
+  filler.unlink()
+  state(workdir, jax.devices()[:1])
 
 
 @pytest.mark.slow

@@ -1,26 +1,36 @@
-"""Checkpoints of a workdir, written by Orbax while training goes on.
+"""Checkpoints of a workdir, written while training goes on, and believed.
 
-A checkpoint holds four items: `params`, `ema`, `optimizer` (arrays) and `meta`
-(JSON: step, config, data signature, noise prior). Sampling reads `ema` alone.
-Orbax tries one step only and may name one that was never finished, so
-restoring walks from the newest step to the newest that can be read.
+A checkpoint holds five items: `params`, `ema`, `optimizer` (arrays), `meta`
+(JSON: step, config, noise prior and, of every array, its type, shape and
+fingerprint) and `data` (JSON: the data signature). Sampling reads `ema` alone.
+What is restored has the fingerprints that were taken before it was written;
+where it has not, or cannot be read, the step before is used.
 """
 
+import hashlib
 import json
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from etils import epath
 
-from vdm_jax import distributed, errors, runtime, sharding
+from vdm_jax import (
+  distributed,
+  errors,
+  preflight,
+  runtime,
+  saving,
+  sharding,
+  storage,
+)
+from vdm_jax.fingerprint import Fingerprints
 from vdm_jax.state import TrainState
 
 PyTree = Any
-ARRAYS = ('params', 'ema', 'optimizer')
+ARRAYS = saving.ARRAYS
 
 
 class Checkpoints:
@@ -30,127 +40,161 @@ class Checkpoints:
     workdir: the run's folder; checkpoints go to its `checkpoints` folder.
     keep: how many of the newest are kept.
     read_only: never write, delete or clean up, for sampling beside a trainer.
+    strict: a newest checkpoint that cannot be used is an error.
+    step: the only one to restore; 0 for the newest that can be used.
 
   Raises:
     CheckpointError: if the folder cannot be written.
   """
 
-  def __init__(self, workdir, *, keep: int = 3, read_only: bool = False):
+  def __init__(
+    self,
+    workdir,
+    *,
+    keep: int = 3,
+    read_only: bool = False,
+    strict: bool = False,
+    step: int = 0,
+  ):
     self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
-    if not read_only:
-      _probe(self.folder)
     self._keep = keep
-    self._read_only = read_only
-    self._manager = self._open() if self.folder.is_dir() else None
+    self._strict = strict
+    self._step = step
+    self._told = set()  # the unusable steps that were reported
+    self._fingerprints = Fingerprints()
+    self._writer = None
+    if not read_only:
+      storage.probe(self.folder)
+      self._writer = saving.Writer(self.folder, keep=keep)
 
-  def _open(self) -> ocp.CheckpointManager:
-    policies = checkpoint_managers
-    several = {}
-    if jax.process_count() > 1:
-      # Named, they wait for each other at the coordinator, for a bounded time,
-      # and not in a collective.
-      everyone = set(range(jax.process_count()))
-      several['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes=everyone
-      )
-    handlers = {
-      name: ocp.StandardCheckpointHandler(**several) for name in ARRAYS
-    }
-    handlers['meta'] = ocp.JsonCheckpointHandler(**several)
-    return ocp.CheckpointManager(
-      self.folder,
-      item_handlers=handlers,
-      options=ocp.CheckpointManagerOptions(
-        **several,
-        preservation_policy=policies.LatestN(n=self._keep),
-        read_only=self._read_only,
-        cleanup_tmp_directories=not self._read_only,
-        create=False,
-      ),
-    )
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if error is None:
+      self.close()
+      return
+    # What is being written is wanted all the more; unless the others, who must
+    # take part, may be gone.
+    together = isinstance(error, errors.DivergedError)
+    if self._writer and (together or not distributed.active()):
+      self._writer.settle()
+      self._writer.close()
 
   def steps(self) -> list[int]:
     """The steps on disk, oldest first; not all of them need be readable.
 
     Several processes call it together, and go by what the first one sees.
     """
-    steps = []
-    if self._manager:
-      self._manager.reload()
-      steps = sorted(self._manager.all_steps())
+    steps = storage.steps(self.folder)
     return json.loads(distributed.exchange('steps', json.dumps(steps))[0])
 
   def save(self, state: TrainState, meta: dict):
     """Starts to write a state; returns before it is on disk.
 
+    A save that fails is a line and the next one another try, until `close`.
+
     Args:
       state: the state; may be donated as soon as this returns.
-      meta: what JSON can hold; `step` is added.
+      meta: what JSON can hold; `data` becomes an item of its own.
 
     Raises:
-      CheckpointError: if this or the previous checkpoint cannot be written.
+      DivergedError: the state is not finite; it is not saved.
     """
-    step = int(state.step)
-    items = dict(
-      params=ocp.args.StandardSave(state.params),
-      ema=ocp.args.StandardSave(state.ema_params),
-      optimizer=ocp.args.StandardSave(state.opt_state),
-      meta=ocp.args.JsonSave(meta | {'step': step}),
-    )
-    try:
-      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-    except Exception as e:
-      raise _unwritable(self.folder, step, e) from e
+    step, trees = int(state.step), _trees(state)
+    found = self._fingerprints(trees)
+    if found.not_finite:
+      raise errors.DivergedError(
+        f'{found.not_finite[0]} is not finite after step {step}, which is not '
+        f'saved; the checkpoints are from before: lower '
+        'config.optim.learning_rate and start the same command again'
+      )
+    meta = meta | {
+      'step': step,
+      'arrays': preflight.listing(trees, found.values),
+    }
+    data = {'step': step, 'data': meta.pop('data', None)}
+    items = {k: ocp.args.StandardSave(tree) for k, tree in trees.items()}
+    items['meta'] = ocp.args.JsonSave(_signed(meta))
+    items['data'] = ocp.args.JsonSave(_signed(data))
+    self._writer.start(step, items)
+
+  def poll(self):
+    """Notes how the last save ended, if it has; to be called every step."""
+    self._writer.poll()
 
   def wait(self):
-    """Returns when everything is on disk; CheckpointError if it cannot be."""
-    try:
-      self._manager.wait_until_finished()
-    except Exception as e:
-      raise _unwritable(self.folder, 'the last', e) from e
+    """Returns when everything is on disk.
+
+    Raises:
+      CheckpointError: the last save failed.
+    """
+    self._writer.finish()
+
+  def close(self):
+    """The same, and frees the threads."""
+    if self._writer:
+      try:
+        self._writer.finish()
+      finally:
+        self._writer.close()
 
   def reached_preemption(self, step: int) -> bool:
     """Whether the cluster announced this run's end (several processes)."""
-    return self._manager.reached_preemption(step)
+    return self._writer.reached_preemption(step)
+
+  def require_room(self, abstract: TrainState):
+    """Raises CheckpointError if the disk cannot hold the checkpoints."""
+    if jax.process_index() == 0:
+      storage.require_room(
+        self.folder, needed=storage.size(_trees(abstract)), keep=self._keep
+      )
+
+  def require_fit(self, meta: dict, abstract: TrainState):
+    """Raises CheckpointError if a state is not what a checkpoint holds.
+
+    Args:
+      meta: of the checkpoint.
+      abstract: `ShapeDtypeStruct`s.
+    """
+    _require_fit(meta, _trees(abstract))
 
   def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-    """The newest state that can be read, and its meta; None if none exists.
+    """The newest state that is good, and its meta; None if none exists.
+
+    Damaged ones that are newer are moved out of the way.
 
     Args:
       abstract: `ShapeDtypeStruct`s with the shardings wanted, which need not
         be those of the run that saved.
 
     Raises:
-      CheckpointError: if there are checkpoints and none can be read.
+      CheckpointError: there are checkpoints and none is good, the newest is
+        not and `strict`, or they hold another state.
     """
-    found = self._newest_good(
-      dict(
-        params=abstract.params,
-        ema=abstract.ema_params,
-        optimizer=abstract.opt_state,
-      )
-    )
+    found = self._newest_good(_trees(abstract))
     if found is None:
       return None
-    step, items = found
-    self._set_aside([s for s in self.steps() if s > step])
+    step, trees, meta = found
+    if self._writer:
+      self._set_aside([s for s in self.steps() if s > step])
     place = getattr(abstract.step, 'sharding', None)
     state = TrainState(
       step=sharding.spread(jax.numpy.int32(step), place),
-      params=items['params'],
-      ema_params=items['ema'],
-      opt_state=items['optimizer'],
+      params=trees['params'],
+      ema_params=trees['ema'],
+      opt_state=trees['optimizer'],
     )
-    return state, items['meta']
+    return state, meta
 
   def restore_ema(self, abstract: PyTree) -> tuple[PyTree, dict]:
-    """The newest averaged parameters that can be read, and their meta.
+    """The newest averaged parameters that are good, and their meta.
 
     Raises:
-      CheckpointError: if there is no checkpoint, or none can be read.
+      CheckpointError: as of `restore`, or if there is no checkpoint.
     """
-    items = self._require(dict(ema=abstract))
-    return items['ema'], items['meta']
+    trees, meta = self._require(dict(ema=abstract))
+    return trees['ema'], meta
 
   def newest_meta(self) -> dict:
     """The meta of the newest checkpoint that can be read, without arrays.
@@ -158,60 +202,127 @@ class Checkpoints:
     Raises:
       CheckpointError: if there is no checkpoint, or none can be read.
     """
-    return self._require({})['meta']
+    return self._require({})[1]
 
-  def _require(self, items: dict[str, PyTree]) -> dict:
-    found = self._newest_good(items)
+  def _require(self, wanted: dict[str, PyTree]):
+    found = self._newest_good(wanted)
     if found is None:
       raise errors.CheckpointError(
         f'no checkpoint in {self.folder}; train first, or name the workdir of '
         'a run that was trained'
       )
-    return found[1]
+    return found[1:]
 
-  def _newest_good(self, items: dict[str, PyTree]):
-    args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
-    args['meta'] = ocp.args.JsonRestore()
-    failures = []
-    for step in reversed(self.steps()):
-      restored, problem = None, ''
+  def _newest_good(self, wanted: dict[str, PyTree]):
+    """(step, trees, meta), or None; all processes the same."""
+    failures, tried = {}, set()
+    # A trainer beside us may remove the oldest steps and finish others.
+    while steps := [s for s in self._candidates() if s not in tried]:
+      step = steps[-1]
+      tried.add(step)
       try:
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        restored = {k: restored[k] for k in args}
-      except Exception as e:
-        problem = _first_line(e)
-      # What one process cannot read, none of them uses.
-      problems = [p for p in distributed.exchange('restored', problem) if p]
-      if not problems:
-        return step, restored
-      failures.append(f'step {step}: {problems[0]}')
-      runtime.warn(
-        f'checkpoint of step {step} cannot be read ({problems[0]}); trying the '
-        'one before'
-      )
+        trees, meta = self._read(step, wanted)
+      except _UnusableError as e:
+        failures[step] = str(e)
+        if self._strict or self._step:
+          raise self._none_good(failures) from e
+        continue
+      self._tell(failures, step)
+      return step, trees, meta
     if failures:
-      raise errors.CheckpointError(
-        f'no checkpoint in {self.folder} can be read ({failures[0]}); restore '
-        'the folder from a backup or start in a new workdir'
-      )
+      raise self._none_good(failures)
     return None
+
+  def _candidates(self) -> list[int]:
+    steps = self.steps()
+    if not self._step:
+      return steps
+    if self._step not in steps:
+      there = ', '.join(map(str, steps[-10:])) or 'none'
+      raise errors.CheckpointError(
+        f'no checkpoint of step {self._step} in {self.folder} (there are: '
+        f'{there}); choose one of these, or 0 for the newest'
+      )
+    return [self._step]
+
+  def _read(self, step: int, wanted: dict[str, PyTree]):
+    """(trees, meta) of one step, checked."""
+    meta = _together(lambda: self._meta(step))
+    _require_fit(meta, wanted)
+    trees = _together(lambda: self._arrays(step, wanted))
+    values = self._fingerprints(trees).values if 'arrays' in meta else {}
+    wrong = [p for p, v in values.items() if meta['arrays'][p][2] != v]
+    if wrong:
+      raise _UnusableError(f'{wrong[0]} is not what was written')
+    return trees, meta
+
+  def _meta(self, step: int) -> dict:
+    meta = _checked(self._json(step, 'meta'))
+    if 'arrays' not in meta:
+      if step not in self._told:
+        self._told.add(step)
+        runtime.warn(
+          f'checkpoint {step} in {self.folder} is of an earlier version; what '
+          'it holds cannot be checked'
+        )
+      return meta
+    data = _checked(self._json(step, 'data'))
+    if step != meta['step'] or step != data['step']:
+      raise ValueError(f'it says that it is of step {meta["step"]}')
+    return meta | {'data': data['data']}
+
+  def _json(self, step: int, item: str) -> dict:
+    return json.loads((self.folder / str(step) / item / 'metadata').read_text())
+
+  def _arrays(self, step: int, wanted: dict[str, PyTree]) -> dict:
+    # Without Orbax's manager, which waits for the other processes after it
+    # has read: one that cannot read would leave them waiting.
+    handler = ocp.StandardCheckpointHandler(**saving.process_options())
+    return {
+      name: handler.restore(
+        epath.Path(self.folder / str(step) / name),
+        args=ocp.args.StandardRestore(tree),
+      )
+      for name, tree in wanted.items()
+    }
+
+  def _tell(self, failures: dict[int, str], step: int):
+    for failed, problem in failures.items():
+      if failed not in self._told:
+        self._told.add(failed)
+        runtime.warn(
+          f'checkpoint of step {failed} cannot be read ({problem}); going back '
+          f'to step {step}'
+        )
+
+  def _none_good(self, failures: dict[int, str]) -> errors.CheckpointError:
+    step, problem = next(iter(failures.items()))
+    what = f'the checkpoint of step {step} in {self.folder} cannot be read'
+    if self._step:
+      advice = 'set config.sample.step to another, or to 0 for the newest'
+    elif self._strict:
+      advice = 'unset config.train.strict_resume to go back to the one before'
+    else:
+      what = f'no checkpoint in {self.folder} can be read'
+      problem = f'step {step}: {problem}'
+      advice = 'restore the folder from a backup or start in a new workdir'
+    return errors.CheckpointError(f'{what} ({problem}); {advice}')
 
   def _set_aside(self, steps: list[int]):
     # A damaged step would be in the way when training comes to it again.
-    for step in steps if jax.process_index() == 0 else ():
-      aside = self.folder.with_name('damaged') / str(step)
-      shutil.rmtree(aside, ignore_errors=True)
-      aside.parent.mkdir(exist_ok=True)
-      (self.folder / str(step)).rename(aside)
-      runtime.warn(f'the damaged checkpoint {step} was moved to {aside}')
-    if steps:
-      distributed.barrier('set aside')
-      self._manager.reload()
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      place = storage.set_aside(self.folder, steps)
+      runtime.say(
+        f'what is damaged ({", ".join(map(str, steps))}) is in {place}'
+      )
+    distributed.barrier('set aside')
+    self._writer.reload()
 
-  def close(self):
-    """Waits for what is being written and frees the threads."""
-    if self._manager:
-      self._manager.close()
+
+class _UnusableError(Exception):
+  """A checkpoint cannot be used; the message says why."""
 
 
 def abstract_like(shapes: PyTree, shardings: PyTree) -> PyTree:
@@ -222,27 +333,49 @@ def abstract_like(shapes: PyTree, shardings: PyTree) -> PyTree:
   return jax.tree.map(make, shapes, shardings)
 
 
-def _probe(folder: pathlib.Path):
+def _trees(state: TrainState) -> dict[str, PyTree]:
+  trees = state.params, state.ema_params, state.opt_state
+  return dict(zip(ARRAYS, trees, strict=True))
+
+
+def _require_fit(meta: dict, wanted: dict[str, PyTree]):
+  if 'arrays' in meta:
+    preflight.refuse(
+      meta['arrays'],
+      wanted,
+      what=f'the checkpoint of step {meta["step"]}',
+      advice='undo the change of the config, or choose another --workdir',
+    )
+
+
+def _together(read: Callable):
+  """What `read` returns; if it fails in one process, it fails in all."""
+  found, problem = None, ''
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f'.writable_{jax.process_index()}'
-    probe.write_bytes(b'')
-    probe.unlink()
-  except OSError as e:
-    raise errors.CheckpointError(
-      f'the workdir cannot be written ({e}); choose another --workdir or '
-      'change its permissions'
-    ) from e
+    found = read()
+  except Exception as e:
+    problem = storage.reason(e)
+  # What one process cannot read, none of them uses.
+  problems = [p for p in distributed.exchange('read', problem) if p]
+  if problems:
+    raise _UnusableError(problems[0])
+  return found
 
 
-def _unwritable(folder, step, error) -> errors.CheckpointError:
-  return errors.CheckpointError(
-    f'checkpoint {step} in {folder} could not be written '
-    f'({_first_line(error)}); make room or repair the disk, then start the '
-    'same command again'
-  )
+def _signed(values: dict) -> dict:
+  values = json.loads(json.dumps(values))
+  return values | {'sha256': _digest(values)}
 
 
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:160]
+def _checked(values: dict) -> dict:
+  signature = values.pop('sha256', None)
+  if signature is None and 'arrays' not in values and 'config' in values:
+    return values  # of an earlier version
+  if signature != _digest(values):
+    raise ValueError('its text is not what was written')
+  return values
+
+
+def _digest(values: dict) -> str:
+  text = json.dumps(values, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()

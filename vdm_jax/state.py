@@ -15,7 +15,8 @@ class TrainState:
   """Everything that a step changes.
 
   Attributes:
-    step: int32 scalar, the number of optimizer steps taken.
+    step: int32 scalar, the number of steps taken, also of those that were not
+      finite and left the rest as it was: data and noise are functions of it.
     params: float32 parameters of the network.
     ema_params: their exponential moving average, which is what is sampled.
     opt_state: the optimizer's state.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from vdm_jax import conditions, rng
 from vdm_jax import state as state_lib
@@ -66,8 +66,9 @@ def make_train_step(
   """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
 
   Its randomness is a function of (seed, step, index in the batch), hence the
-  same on any mesh. A step whose loss or gradient is not finite changes nothing
-  but the step count, and says so in its metrics.
+  same on any mesh. A step is good if its loss, its gradient and all that it
+  would leave behind are finite; else it changes nothing but the step count (the
+  next step has other clips and noise) and says so in its metrics.
 
   Args:
     apply: `apply(variables, z, logsnr, *, train, rngs, **conditions)`.
@@ -108,7 +109,6 @@ def make_train_step(
 
     (loss, sums), grads = accumulated(part_grads, examples, accumulate)
     grad_norm = optax.global_norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new = TrainState(
@@ -117,11 +117,24 @@ def make_train_step(
       ema_params=state_lib.ema(state.ema_params, params, ema_decay),
       opt_state=opt_state,
     )
-    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & all_finite(new)
+    new = keep_if(finite, new, state)
     metrics = {'loss': loss, 'grad_norm': grad_norm, 'finite': finite} | sums
     return new.replace(step=state.step + 1), metrics
 
   return train_step
+
+
+def keep_if(good: Bool[Array, ''], new: PyTree, old: PyTree) -> PyTree:
+  """The new values if they are good, else the old ones, to the bit."""
+  return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, '']:
+  """Whether all numbers of a tree are finite; whole ones are."""
+  leaves = jax.tree.leaves(tree)
+  leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
 def part_loss(

@@ -12,33 +12,38 @@ import numpy as np
 from vdm_jax import (
   build,
   checkpoint,
+  checks,
   distributed,
   ensemble,
   errors,
+  goodput,
   identity,
+  lock,
   logs,
+  loop,
   optim,
   origin,
+  preflight,
   refine,
   request,
   rng,
   runtime,
   sample,
   sharding,
+  storage,
 )
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
 from vdm_jax.generate import Generator
 from vdm_jax.media import gallery, writing
-from vdm_jax.meters import Window
 from vdm_jax.nn import inflation
-from vdm_jax.progress import Progress, duration
+from vdm_jax.progress import duration
 
 PyTree = Any
 
 
-def run(config, workdir: pathlib.Path, devices=None):
+def run(config, workdir: pathlib.Path, devices=None, began=None):
   """Trains until `config.train.steps`, from the newest checkpoint if any.
 
   Leaves in the workdir: `config.json`, `checkpoints/`, `metrics.jsonl`,
@@ -48,10 +53,12 @@ def run(config, workdir: pathlib.Path, devices=None):
     config: the settings, validated.
     workdir: where the run lives; a new folder or one of the same config.
     devices: the devices to train on, all by default.
+    began: when the start of the run began, for `goodput.json`; now if None.
 
   Raises:
     UserError: for whatever the user can mend; see `errors`.
   """
+  account = goodput.Goodput(workdir, began=began)
   c = config.train
   mesh = sharding.of_config(config, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
@@ -63,27 +70,36 @@ def run(config, workdir: pathlib.Path, devices=None):
       what=str(workdir),
       advice='choose another --workdir, or undo the change',
     )
-  ensemble.check_training(config)
+  checks.settings(config)
   source, told = build.data(config)
-  runtime.say(describe(source))
+  checks.data(source, config)
   model = build.model(config, told)
   sharding.check_space(mesh, model, refine.training_size(config))
-  build.objective(config)
-  build.sampler(config)
   if config.sample.count:
     request.check(config, told)  # a mistake in it ends the run here
   begin = origin.check(config, told, model, mesh, workdir)
-  claim(workdir, config)
-  trainer = Trainer(config, workdir, mesh, source, told, model)
-  # Compiled before anything is restored, so that a model that does not fit
-  # ends here; and before the processes first wait for each other's devices.
-  init, abstract, compiled = programs(config, model, mesh, trainer.shapes)
-  distributed.barrier('compiled')
-  state = trainer.restore(abstract)
-  if state is None:
-    state = trainer.begin(init, begin)
-  distributed.barrier('ready')
-  trainer.fit(compiled, state)
+  new = json.dumps(not saved.is_file())
+  new = json.loads(distributed.exchange('new', new)[0])
+  with lock.hold(workdir), account:
+    account.open()
+    if new:
+      claim(workdir, config)
+    trainer = Trainer(config, workdir, mesh, source, told, model, account)
+    # Compiled before anything is restored, so that a model that does not fit
+    # ends here; and before the processes first wait for each other's devices.
+    with account.spend('compiling'):
+      init, abstract, compiled = programs(
+        config, model, mesh, trainer.shapes, trainer.check
+      )
+    distributed.barrier('compiled')
+    with trainer.checkpoints:
+      state = trainer.restore(abstract)
+      if state is None:
+        state = trainer.begin(init, begin)
+      if not new:
+        claim(workdir, config)  # for what may change between two starts
+      distributed.barrier('ready')
+      trainer.fit(compiled, state)
 
 
 def claim(workdir: pathlib.Path, config):
@@ -123,17 +139,7 @@ def _see(path: pathlib.Path, seconds: float = 60.0):
     time.sleep(0.5)
 
 
-def describe(source, most: int = 20) -> str:
-  """What there is to train on, and what is left out and why."""
-  problems = getattr(source, 'problems', ())
-  lines = [f'{len(source)} videos or clips to draw from']
-  lines += [f'  not used: {path}: {reason}' for path, reason in problems[:most]]
-  if len(problems) > most:
-    lines.append(f'  … and {len(problems) - most} more')
-  return '\n'.join(lines)
-
-
-def programs(config, model, mesh, shapes):
+def programs(config, model, mesh, shapes, check=None):
   """The programs of training: (init, the abstract state, the compiled step).
 
   Args:
@@ -141,8 +147,11 @@ def programs(config, model, mesh, shapes):
     model: the network.
     mesh: the devices.
     shapes: of a batch, as of `batch_shapes`.
+    check: called with the abstract state before anything compiles.
   """
   init, abstract, step = pure_programs(config, model, mesh)
+  if check:
+    check(abstract)
   runtime.say(
     f'{parameter_count(abstract.params) / 1e6:.2f} M parameters on '
     f'{mesh.size} {jax.devices()[0].device_kind} device(s), '
@@ -158,7 +167,7 @@ def pure_programs(config, model, mesh):
   tx = build.optimizer(config)
   init, abstract = make_init(config, model, tx, mesh)
   step = step_lib.make_train_step(
-    model.apply,
+    sharding.by_example(model.apply, mesh),
     tx,
     build.objective(config),
     seed=config.seed,
@@ -268,13 +277,16 @@ def parameter_count(params: PyTree) -> int:
 class Trainer:
   """The loop of one run, and what it writes to the workdir."""
 
-  def __init__(self, config, workdir, mesh, source, told, model):
+  def __init__(self, config, workdir, mesh, source, told, model, account):
     self.config = config
+    self.account = account
     self.workdir = workdir
     self.source = source
     self.told = told
     self.origin = None  # of its first parameters
-    self.checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep)
+    self.checkpoints = checkpoint.Checkpoints(
+      workdir, keep=config.train.keep, strict=config.train.strict_resume
+    )
     self.shapes = batch_shapes(config, told, mesh)
     self.rows = sharding.own_rows(mesh, config.train.batch_size)
     self.generate = Generator(config, model, mesh)
@@ -286,20 +298,25 @@ class Trainer:
       )
     )
 
-  def restore(self, abstract):
-    """The newest state of the workdir that can be read, or None."""
+  def check(self, abstract):
+    """Refuses what cannot be continued or stored; reads no array."""
+    self.checkpoints.require_room(abstract)
     if self.checkpoints.steps():
       trained = sample.trained_with(self.checkpoints, self.config)
       trained.refuse_other_encoders(self.told)
+      meta = self.checkpoints.newest_meta()
+      self.checkpoints.require_fit(meta, abstract)
+      allowed = self.config.train.allow_data_change
+      preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
+
+  def restore(self, abstract):
+    """The newest good state of the workdir, or None."""
     found = self.checkpoints.restore(abstract)
+    allowed = self.config.train.allow_data_change
     if found is None:
       return None
     state, meta = found
-    if meta['data'] != self.signature:
-      raise errors.CheckpointError(
-        f'the data of the run in {self.workdir} has changed; bring the old '
-        'data back, or choose another --workdir'
-      )
+    preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
     self.origin = origin.recorded(meta, self.config)
     runtime.say(f'continuing from step {int(state.step)}')
     return state
@@ -323,45 +340,28 @@ class Trainer:
 
   def fit(self, compiled, state):
     """Steps until the end, or until the process is asked to stop."""
-    c, first = self.config.train, int(state.step)
-    if first >= c.steps:
-      runtime.say(f'already trained for {first} steps')
-    batches = pipeline.batches(
-      self.source,
-      batch_size=c.batch_size,
-      seed=self.config.seed,
-      start_step=first,
+    if int(state.step) >= self.config.train.steps:
+      runtime.say(f'already trained for {int(state.step)} steps')
+    self.account.restored(int(state.step))
+    state = loop.run(
+      state,
+      lambda s, batch: compiled(s, to_devices(batch, self.shapes)),
+      config=self.config,
+      workdir=self.workdir,
+      source=self.source,
       rows=self.rows,
-      workers=self.config.data.workers,
+      account=self.account,
+      after=self.after_step,
+      checkpoints=self.checkpoints,
     )
-    progress = Progress(
-      c.steps,
-      start=first,
-      clips_per_step=c.batch_size,
-      quiet=jax.process_index() > 0,
-    )
-    writer = logs.MetricWriter(
-      self.workdir, restored_step=first, tensorboard=c.tensorboard
-    )
-    window, watchdog = Window(), distributed.Watchdog(c.watchdog)
-    with runtime.Stop() as stop, writer, watchdog:
-      for n in range(first + 1, c.steps + 1):
-        state, metrics = compiled(state, to_devices(next(batches), self.shapes))
-        window.add(n, metrics)
-        watchdog.feed()
-        if n % c.log_every == 0 or n in (1, c.steps):
-          row = window.close()
-          writer.write(n, row)
-          progress.update(n, {'loss': row['loss']})
-        else:
-          progress.update(n)
-        with progress.pause():
-          self.after_step(state, n, watchdog, stopping=stop.requested)
-    self.checkpoints.close()
+    with self.account.spend('saving'):
+      self.checkpoints.close()
     if self.config.sample.count and ensemble.is_whole(self.config):
-      self.finish(state)
+      with self.account.spend('sampling'):
+        self.finish(state)
+    runtime.say(self.account.line())
 
-  def after_step(self, state, n: int, watchdog, *, stopping: bool):
+  def after_step(self, state, n: int, window, watchdog, *, stopping: bool):
     """Saves and shows the state of step n, where it is time to.
 
     Raises:
@@ -371,20 +371,26 @@ class Trainer:
     stopping = stopping or self.checkpoints.reached_preemption(n)
     save = n % c.checkpoint_every == 0 or n == c.steps or stopping
     look = n == c.sample_first or (c.sample_every and n % c.sample_every == 0)
+    self.checkpoints.poll()
     if not (save or look):
       return
     jax.block_until_ready(state.step)  # a step that hangs is the watchdog's
     with watchdog.allow(distributed.PATIENCE):
-      if save:
-        self.checkpoints.save(state, self.meta())
+      # Steps that changed nothing must not push good checkpoints out.
+      if save and (window.changed() or stopping or n == c.steps):
+        self.account.saved(n)
+        with self.account.spend('saving'):
+          self.checkpoints.save(state, self.meta())
       if stopping and n < c.steps:
-        self.checkpoints.wait()
+        with self.account.spend('saving'):
+          self.checkpoints.wait()
         raise errors.Preempted(
           f'asked to stop; step {n} is saved, and the same command continues '
           'from there'
         )
       if look and n < c.steps and ensemble.is_whole(self.config):
-        self.show(state, n)
+        with self.account.spend('sampling'):
+          self.show(state, n)
 
   def show(self, state, step: int):
     """Writes a set of samples and the gallery, while training."""
@@ -392,10 +398,10 @@ class Trainer:
     wanted = request.plain(*data, count=c.sample_count, steps=c.sample_steps)
     clips = self.draw(state, wanted, quiet=True)
     if jax.process_index() == 0:
-      sample.write(
-        self.config, self.workdir, clips, name=f'step_{step:07d}', step=step
-      )
-      self.gallery()
+      with storage.spared(f'the samples of step {step}'):
+        name = f'step_{step:07d}'
+        sample.write(self.config, self.workdir, clips, name=name, step=step)
+        self.gallery()
     distributed.barrier('shown')
 
   def draw(self, state, wanted: request.Request, **options) -> sample.Clips:
@@ -412,7 +418,9 @@ class Trainer:
     return gallery.rebuild(
       self.workdir,
       title=self.config.name,
-      facts=sample.facts(self.config) | {'step': rows[-1]['step']},
+      facts=sample.facts(self.config)
+      | {'step': rows[-1]['step']}
+      | {'goodput': f'{self.account.summary()["goodput"]:.0%}'},
       scores=scores,
       curve={name: logs.curve(rows, name) for name in names},
     )

@@ -1,0 +1,148 @@
+"""The lock of a workdir: one run writes there at a time.
+
+Two locks in one file. `flock` is the kernel's: it is gone with its process,
+however that ended, so whoever gets it on the same machine (or on a network
+disk that carries it) may go on at once. Where `flock` does not reach other
+machines, what the file says counts: its holder touches it every few seconds,
+and only a file that was left alone for a minute, by the clock of the disk, is
+taken from a holder on another machine.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+
+from vdm_jax import distributed, errors, runtime
+
+FILE = '.lock'
+BEAT = 5.0  # seconds between two touches
+SILENCE = 60.0  # without one, after which a holder elsewhere counts as dead
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path, *, host: str | None = None):
+  """Holds the lock of a workdir, which is made; the first process does.
+
+  Args:
+    workdir: the folder of a run.
+    host: the name of this machine; its own by default.
+
+  Raises:
+    CheckpointError: another run holds it, or the folder cannot be written.
+  """
+  if distributed.active() and distributed.index():
+    yield
+    return
+  with contextlib.ExitStack() as stack:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      file = stack.enter_context((workdir / FILE).open('a+'))
+      me = {'host': host or socket.gethostname(), 'pid': os.getpid()}
+      _take(file, workdir, me)
+      _write(file, json.dumps(me))
+    except OSError as e:
+      raise errors.CheckpointError(
+        f'the workdir cannot be written ({e}); choose another --workdir or '
+        'change its permissions'
+      ) from e
+    done = threading.Event()
+    threading.Thread(target=_beat, args=(file, done), daemon=True).start()
+    try:
+      yield
+    finally:
+      done.set()
+      with contextlib.suppress(OSError):
+        _write(file, '')
+
+
+def _take(file, workdir, me: dict):
+  """Returns when the lock is ours."""
+  supported = True
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise _held(workdir, _read(file)) from None
+  except OSError as e:
+    if e.errno not in _UNSUPPORTED:
+      raise
+    supported = False
+  holder = _read(file)
+  if not holder:
+    return
+  if holder.get('host') == me['host']:
+    if not supported and _alive(holder.get('pid')):
+      raise _held(workdir, holder)
+    return
+  _outwait(file, workdir, holder)
+
+
+def _outwait(file, workdir, holder: dict):
+  """Returns when a holder on another machine has been silent for long."""
+  path, told = workdir / FILE, False
+  first = _touched(path)
+  while (silent := _now(workdir) - _touched(path)) < SILENCE:
+    if _touched(path) != first:
+      raise _held(workdir, holder)
+    if not told:
+      runtime.warn(
+        f'process {holder.get("pid")} on {holder.get("host")} has written in '
+        f'{workdir}; waiting up to {SILENCE - silent:.0f} s to see that it has '
+        'ended'
+      )
+      told = True
+    time.sleep(min(1.0, SILENCE / 20))
+
+
+def _touched(path: pathlib.Path) -> float:
+  # Opened anew, network disks do not answer from memory.
+  with path.open() as file:
+    return os.fstat(file.fileno()).st_mtime
+
+
+def _now(folder: pathlib.Path) -> float:
+  """The time by the clock of the disk."""
+  probe = folder / f'{FILE}.{os.getpid()}'
+  try:
+    probe.write_text('')
+    return probe.stat().st_mtime
+  finally:
+    probe.unlink(missing_ok=True)
+
+
+def _alive(pid) -> bool:
+  return pathlib.Path(f'/proc/{pid}').exists()
+
+
+def _beat(file, done: threading.Event):
+  while not done.wait(BEAT):
+    with contextlib.suppress(OSError, ValueError):
+      os.utime(file.fileno())
+
+
+def _read(file) -> dict:
+  file.seek(0)
+  try:
+    found = json.loads(file.read() or '{}')
+  except ValueError:
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
+def _write(file, text: str):
+  file.truncate(0)
+  file.write(text)
+  file.flush()
+
+
+def _held(workdir, holder: dict) -> errors.CheckpointError:
+  return errors.CheckpointError(
+    f'another run writes in {workdir} (process {holder.get("pid")} on '
+    f'{holder.get("host")}); wait for its end, or choose another --workdir'
+  )
