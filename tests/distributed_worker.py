@@ -53,6 +53,24 @@ def run(config, workdir: pathlib.Path):
       time.sleep(0.01)
 
 
+def save_and_save(config, workdir: pathlib.Path):
+  """The same with checkpoints of a state that lies on all devices."""
+  from tests import toy
+  from vdm_jax import sharding
+
+  log = workdir / f'steps_{distributed.index()}'
+  c = config.train
+  workdir.mkdir(exist_ok=True)
+  toy.run(
+    workdir,
+    sharding.make_mesh(fsdp=2),
+    steps=c.steps,
+    every=c.checkpoint_every,
+    keep=c.keep,
+    stepped=lambda n: log.write_text(str(n)),
+  )
+
+
 def slow_compiler(train):
   compile_step = train.compile_step
 
@@ -82,7 +100,9 @@ def stop_at(train):
 
 
 if __name__ == '__main__':
-  if MISHAP.get('loop'):
+  if MISHAP.get('save'):
+    run = save_and_save
+  if MISHAP.get('loop') or MISHAP.get('save'):
     main.MODES['train'] = 'tests.distributed_worker'
   else:
     from vdm_jax import train

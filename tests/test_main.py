@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests import tiny
-from vdm_jax import identity, main, train
+from vdm_jax import command, identity, main, train
 
 TINY = (
   '--config=configs/shapes.py:tiny',
@@ -139,11 +139,11 @@ def test_saved_config_is_found_in_the_workdir(form, tmp_path):
     '--mode=sample',
     *(f.replace('RUN', str(tmp_path)) for f in form),
   ]
-  added = main.with_saved_config(argv)
+  added = command.with_saved_config(argv)
   assert added[1].endswith(f'saved_config.py:{tmp_path / "config.json"}')
   assert added[2:] == argv[1:]
   given = [*argv, '--config=configs/shapes.py']
-  assert main.with_saved_config(given) == given
+  assert command.with_saved_config(given) == given
   saved = identity.from_json((tmp_path / 'config.json').read_text())
   assert saved == tiny.config()
 
@@ -151,7 +151,7 @@ def test_saved_config_is_found_in_the_workdir(form, tmp_path):
 @pytest.mark.parametrize('scale', [(), ('--scale=small',)])
 def test_a_table_is_a_config(scale):
   argv = ['main.py', '--table=vdm6', *scale]
-  config, workdir, mode, _ = main._parse(argv)
+  config, workdir, mode, *_ = command.parse(argv)
   assert (mode, config.reproduce.table) == ('table', 'vdm6')
   assert workdir.name == 'vdm6'
 

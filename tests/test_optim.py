@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiny
 from tests.standins import random_params
-from vdm_jax import build, errors, identity, main, optim
+from vdm_jax import build, command, errors, identity, optim
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
 
@@ -178,7 +178,7 @@ def test_rates_and_intervals_on_the_command_line(monkeypatch):
     '--config.sample.experts=runs/a,runs/b',
   ]
   monkeypatch.setattr(sys, 'argv', argv)
-  config, *_ = main._parse(argv)
+  config, *_ = command.parse(argv)
   assert config.optim.rates == (('temporal', 1.0), ('.', 0.1))
   assert config.diffusion.interval == (0, 0.5)
   assert identity.from_json(identity.to_json(config)) == config

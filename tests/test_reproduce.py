@@ -19,10 +19,10 @@ from PIL import Image
 from tests import quick, tiny
 from vdm_jax import (
   build,
+  command,
   errors,
   evaluate,
   identity,
-  main,
   reproduce,
   runs,
   sample,
@@ -386,7 +386,7 @@ def test_differences_within_the_spread_are_said(name, rows, said):
 
 
 def table_config(name, variant):
-  path = main.table_files()[name]
+  path = command.table_files()[name]
   return config_lib.beside(str(path), path.name, variant)
 
 

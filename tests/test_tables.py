@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vdm_jax import build, errors, main, reproduce, sharding, validation
+from vdm_jax import build, command, errors, reproduce, sharding, validation
 from vdm_jax import config as config_lib
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
@@ -25,14 +25,14 @@ from vdm_jax.reproduction import bench as bench_lib
 from vdm_jax.reproduction import cells, cost, needs
 from vdm_jax.tables import REAL, TABLES
 
-NAMES = sorted(main.table_files())
+NAMES = sorted(command.table_files())
 PAPER = sorted(PAPER_TABLES)
 NUMBER = r'\d+(\.\d+)?'
 CELL = re.compile(rf'{NUMBER}(/{NUMBER}| ± \d*(\.\d+)?)?')
 
 
 def table_config(name, variant=''):
-  path = main.table_files()[name]
+  path = command.table_files()[name]
   return config_lib.beside(str(path), path.name, variant)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  checks,
   coder,
   conditions,
   ensemble,
@@ -83,7 +84,9 @@ def run(config, workdir: pathlib.Path, devices=None):
     )
   config = config_lib.varied(config, {'sample.grid': 'karras'})
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  checkpoints = checkpoint.Checkpoints(
+    workdir, read_only=True, step=config.sample.step
+  )
   told = sample.trained_with(checkpoints, config)
   check(config, told)
   clips = read(config, told, mesh)
@@ -146,7 +149,7 @@ def read(config, told: Conditions, mesh) -> Clips:
   c = config.analyze
   videos = _reading(config)
   source, found = build.data(videos)
-  runtime.say(train.describe(source))
+  runtime.say(checks.describe(source))
   if len(source) < 2:
     need = frames_lib.span(c.frames, c.stride)
     raise errors.DataError(

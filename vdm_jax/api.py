@@ -44,6 +44,7 @@ Videos = UInt8[np.ndarray, 'b t h w 3']
 
 # Settings of `config.sample` that calls have other names for, or no use.
 NOT_SETTINGS = (
+  'step',
   'count',
   'label',
   'prompt',
@@ -114,11 +115,14 @@ def load(
     )
   config = identity.from_json(saved.read_text())
   dotted = {k: k for k in config_lib.flat(config) if '.' in k}
-  known = dotted | _settings(config) | {'experts': 'sample.experts'}
+  known = dotted | _settings(config)
+  known |= {name: f'sample.{name}' for name in ('experts', 'step')}
   config = _changed(config, settings, known)
   _start(config)
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+  checkpoints = checkpoint.Checkpoints(
+    folder, read_only=True, step=config.sample.step
+  )
   trained = sample_lib.trained_with(checkpoints, config)
   model = sample_lib.restore(config, checkpoints, trained, mesh)
   checkpoints.close()
@@ -379,10 +383,12 @@ class VideoModel:
 
 def _start(config):
   """Starts JAX as the command does, as far as it is not running yet."""
+  c = config.mesh
   try:
-    runtime.start(cpu_devices=config.mesh.cpu_devices)
+    runtime.start(cpu_devices=c.cpu_devices, platform=c.platform)
   except RuntimeError:  # too late to split the CPU
-    runtime.start()
+    runtime.start(platform=c.platform)
+  runtime.check_platform(c.platform)
 
 
 def _settings(config) -> dict[str, str]:

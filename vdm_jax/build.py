@@ -112,6 +112,8 @@ def _reading(c) -> dict:
     'stride': c.stride,
     'resize': c.resize,
     'short': c.short,
+    'processes': c.processes,
+    'seconds': c.timeout,
   }
 
 
@@ -212,7 +214,8 @@ def _words(c, vocabulary) -> tuple[Conditions, list[dict]]:
     )
   words = Words(vocabulary, c.max_length)
   told = Conditions(text='words', words=words.vocabulary)
-  return told, [{'encode': words.encode, 'name': words.hash}]
+  encode = functools.partial(words.encode, cut=True)
+  return told, [{'encode': encode, 'name': words.hash}]
 
 
 def _embeddings(c) -> tuple[Conditions, list[dict]]:
@@ -422,8 +425,7 @@ def sampler(config) -> samplers.Sampler:
 def levels(config, steps: int):
   """The log-SNR `[steps + 1]` of the levels that a sampling goes through.
 
-  Also an expert's levels are those of all noise: which of them are its own is
-  decided where experts are joined.
+  An expert's are those of all noise; where experts are joined, each has some.
 
   Raises:
     ConfigError: numbers that make no grid.

@@ -11,7 +11,7 @@ import pathlib
 
 import ml_collections
 
-from vdm_jax import errors
+from vdm_jax import config_file, errors
 
 
 def default() -> ml_collections.ConfigDict:
@@ -50,7 +50,13 @@ def _data() -> ml_collections.ConfigDict:
   c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
   c.short = 'skip'  # clips that are too short: skip, loop or error
   c.classes = False  # folder: sub-folders are classes
+  c.repeat = False  # allow fewer different clips than a batch holds
   c.workers = 2  # threads that decode ahead
+  # Or processes, if above 0: a decoder that crashes or hangs costs one clip.
+  c.processes = 0
+  c.timeout = 120.0  # seconds that reading a clip may take; 0: any time
+  c.memory = 4.0  # GiB that such a process may take; 0: no limit
+  c.bad_share = 0.01  # of the clips drawn that may be unreadable; 0: none
   return c
 
 
@@ -158,6 +164,8 @@ def _train() -> ml_collections.ConfigDict:
   c.log_every = 50
   c.checkpoint_every = 1000
   c.keep = 3  # newest checkpoints kept
+  c.strict_resume = False  # end, rather than go back, at a damaged checkpoint
+  c.allow_data_change = False  # go on with other data than the run began with
   c.sample_every = 5000  # 0: only at the end
   c.sample_first = 0  # an early look, at this step
   c.sample_count = 16  # clips of the samples made while training
@@ -166,6 +174,7 @@ def _train() -> ml_collections.ConfigDict:
   # started again; more than the longest step takes. 0: never.
   c.watchdog = 1800.0
   c.tensorboard = False  # needs the extra `tensorboard`
+  c.bad_steps = 10  # not finite, one after another, that end the run
   c.drop = ml_collections.ConfigDict()  # how often a condition is left out
   c.drop.label = 0.1
   c.drop.text = 0.1
@@ -179,14 +188,16 @@ def _mesh() -> ml_collections.ConfigDict:
   c.fsdp = 1
   c.space = 1  # devices that share one video, each with a slab of its rows
   c.cpu_devices = 0  # split a CPU into so many devices; 0: do not
+  c.platform = ''  # cpu, gpu or tpu, and nothing else; '': the best there is
   # of several processes, in seconds:
   c.heartbeat = 100.0  # of silence until one counts as dead
-  c.patience = 300.0  # to wait for all of them to come
+  c.patience = 60.0  # to wait for all of them to come
   return c
 
 
 def _sample() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
+  c.step = 0  # of the checkpoint; 0: the newest
   c.count = 64  # 0: none after training
   c.batch_size = 16
   c.seed = 0
@@ -357,7 +368,7 @@ def beside(file: str, name: str, variant: str = ''):
     name: of the other file, as seen from its folder.
     variant: of the other config.
   """
-  path = pathlib.Path(file).parent / name
+  path = config_file.check(pathlib.Path(file).parent / name)
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -15,6 +15,7 @@ inside the first one, before any of them touches a device. From then on
 A process alone opens no port, and all of this does nothing.
 """
 
+import collections
 import contextlib
 import ctypes
 import faulthandler
@@ -34,6 +35,7 @@ from vdm_jax import errors
 # Seconds that all wait for what one of them does alone: compile with a cold
 # cache, write the samples, score them.
 PATIENCE = 3600.0
+GAVE_UP = 'another process has failed'
 _POLL = 1.0  # seconds between two looks at whether another process failed
 _TICK = 0.25  # of the watchdog
 _KEYS = 'vdm_jax'
@@ -144,6 +146,61 @@ def exchange(name: str, text: str, seconds: float = PATIENCE) -> list[str]:
   said = {key: value for key, value in client.key_value_dir_get(folder)}
   barrier(f'{name} heard', seconds)  # before anybody says the next
   return [said[f'{folder}{i}'] for i in range(count())]
+
+
+class Meeting:
+  """Barriers of work in the background, which end when a process gives up.
+
+  The work is done in rounds. A process that fails in one goes to the barriers
+  that close it without coming to those before; the others see it there, and
+  give up too instead of waiting for it.
+
+  Args:
+    closing: the names of the barriers that close a round, in their order.
+  """
+
+  def __init__(self, *closing: str):
+    self._closing = closing
+    self._round = 0
+    self._said = collections.defaultdict(list)  # by round
+
+  def __call__(self, name: str, seconds: float):
+    """Returns when every process is here.
+
+    Raises:
+      TimeoutError: some did not come in time.
+      RuntimeError: one has given up.
+    """
+    if not active():
+      return
+    end = time.monotonic() + seconds
+    self._say(name)
+    while not self._complete(name):
+      if name not in self._closing and self._heard(self._closing[0]):
+        if self._complete(name):  # it has come and gone
+          break
+        raise RuntimeError(GAVE_UP)
+      if time.monotonic() > end:
+        raise TimeoutError(f'not all processes came within {seconds:.0f} s')
+      time.sleep(max(0.05, count() / 100))
+    self._round += name == self._closing[-1]
+
+  def _folder(self, name: str) -> str:
+    return f'{_KEYS}/meeting/{self._round}/{name}/'
+
+  def _say(self, name: str):
+    client, key = _state().client, f'{self._folder(name)}{index()}'
+    client.key_value_set(key, '', allow_overwrite=True)
+    self._said[self._round].append(key)
+    # In the round before this one somebody may be looking still.
+    for key in self._said.pop(self._round - 2, ()):
+      client.key_value_delete(key)
+
+  def _heard(self, name: str) -> list:
+    return _state().client.key_value_dir_get(self._folder(name))
+
+  def _complete(self, name: str) -> bool:
+    return len(self._heard(name)) == count()
 
 
 def check_same(facts: Mapping[str, object], seconds: float = 300.0):

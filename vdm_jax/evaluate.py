@@ -39,7 +39,9 @@ def run(config, workdir: pathlib.Path, devices=None):
   if config.evaluate.videos:
     samples, sets = samples_lib.of_files(config, plan, workdir)
   else:
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    checkpoints = checkpoint.Checkpoints(
+      workdir, read_only=True, step=config.sample.step
+    )
     trained = sample.trained_with(checkpoints, config)
 
     def restore(asked):

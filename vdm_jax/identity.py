@@ -9,6 +9,10 @@ import ml_collections
 from vdm_jax import errors
 from vdm_jax.config import default, flat, flat_dict
 
+# Settings whose names hold one of these are secrets, if they are not ours.
+SECRETS = ('token', 'key', 'secret', 'password', 'passwd', 'credential')
+REDACTED = '(redacted)'
+
 # What a checkpoint is tied to. The rest may change between two starts.
 IDENTITY = (
   'seed',
@@ -39,10 +43,29 @@ IDENTITY = (
 NOT_IDENTITY = ('model.remat', 'refine.augment_level')
 
 
+def redacted(tree: dict) -> dict:
+  """A tree of settings without those that by their names are secrets."""
+  ours = {name.rpartition('.')[2] for name in flat(default())}
+
+  def value_of(name, value):
+    if isinstance(value, dict):
+      return {k: value_of(k, v) for k, v in value.items()}
+    secret = name not in ours and any(s in name.lower() for s in SECRETS)
+    return REDACTED if secret else value
+
+  return value_of('', tree)
+
+
+def public(config: ml_collections.ConfigDict) -> dict:
+  """Values by dotted keys, to be shown or kept; see `redacted`."""
+  return flat_dict(redacted(config.to_dict()))
+
+
 def to_json(config: ml_collections.ConfigDict) -> str:
   """The resolved settings of a model as JSON text, keys sorted."""
   known = default().keys()
   values = {k: v for k, v in config.to_dict().items() if k in known}
+  values = redacted(values)
   return json.dumps(values, indent=2, sort_keys=True) + '\n'
 
 

@@ -6,6 +6,7 @@ A line of `metrics.jsonl` is one JSON object: `step`, `time` (seconds since
 1970) and the metrics of that step by name, null where not finite.
 """
 
+import contextlib
 import html
 import json
 import math
@@ -63,7 +64,8 @@ class MetricWriter:
       self._events = _tensorboard(Path(workdir, 'tensorboard'))
     path.parent.mkdir(parents=True, exist_ok=True)
     _continue_at(path, restored_step)
-    self._file = path.open('ab')
+    self._file = path.open('ab', buffering=0)
+    self._late = b''  # what a full disk did not take yet
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes the metrics of one step.
@@ -84,16 +86,23 @@ class MetricWriter:
     row = {'step': int(step), 'time': round(self._clock(), 3)}
     for name, value in scalars.items():
       row[name] = value if math.isfinite(value) else None
-    line = json.dumps(row, allow_nan=False) + '\n'
-    self._file.write(line.encode())
-    self._file.flush()
+    self._late += json.dumps(row, allow_nan=False).encode() + b'\n'
+    self._write_late()
     if self._events is not None:
       self._events.write_scalars(int(step), scalars)
 
+  def _write_late(self) -> None:
+    # A full disk is no reason to end a training; the next line tries again.
+    with contextlib.suppress(OSError):
+      while self._late:
+        self._late = self._late[self._file.write(self._late) :]
+
   def flush(self) -> None:
-    """Waits until everything written is on the disk."""
+    """Waits until everything written is on the disk, if it has room."""
     if self._file is not None:
-      os.fsync(self._file.fileno())
+      self._write_late()
+      with contextlib.suppress(OSError):
+        os.fsync(self._file.fileno())
     if self._events is not None:
       self._events.flush()
 

@@ -377,7 +377,7 @@ def conditions_of(
       'config.sample.prompt and prompts'
     )
   if trained.text != 'none':
-    texts = texts or list(trained.examples)
+    asked, texts = bool(texts), texts or list(trained.examples)
     chosen = np.arange(count) % len(texts)
     captions = [texts[i] for i in chosen]
   for n in trained.texts:
@@ -391,6 +391,7 @@ def conditions_of(
       encoder=config.text[f'encoder{n}'],
       ending=n,
       mesh=mesh,
+      cut=not asked,
     )
     name = f'text{n}'
     told |= {name: array[chosen, None], f'{name}_mask': mask[chosen, None]}

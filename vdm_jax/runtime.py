@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import logging as stdlib_logging
 import os
 import pathlib
 import signal
@@ -10,10 +11,13 @@ import sys
 import jax
 from absl import logging
 
+from vdm_jax import errors
+
+_EXTRAS = {'gpu': 'cuda'}  # of setup.py; the others are called alike
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
 
 
-def start(*, cpu_devices: int = 0, debug: bool = False):
+def start(*, cpu_devices: int = 0, platform: str = '', debug: bool = False):
   """Prepares JAX; call it before anything else touches a device.
 
   Compiled programs are kept in the user's cache folder, so that a second
@@ -24,15 +28,61 @@ def start(*, cpu_devices: int = 0, debug: bool = False):
   Args:
     cpu_devices: into how many devices a machine without accelerator is split;
       0 leaves one. Small networks use several cores only this way.
+    platform: 'cpu' leaves accelerators alone; see `check_platform`.
     debug: print the libraries' own messages too.
   """
+  if platform == 'cpu' and jax.config.jax_platforms != 'cpu':
+    jax.config.update('jax_platforms', 'cpu')
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'jax'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  # Orbax and TFDS warn of what is meant; our own words do not go this way.
-  logging.set_verbosity(logging.INFO if debug else logging.ERROR)
+  # Orbax and TFDS warn of what is meant, and Orbax tells by pages of a save
+  # that failed; our own words do not go this way.
+  logging.set_verbosity(logging.INFO if debug else logging.FATAL)
+  if not debug:
+    sys.unraisablehook = _unraisable
+    stdlib_logging.getLogger('asyncio').setLevel(stdlib_logging.CRITICAL)
+
+
+def _unraisable(found):
+  """Passes over what TensorStore's threads print, once for each array.
+
+  Of a checkpoint that cannot be read or written the first error is told; the
+  other arrays then find nobody who listens.
+  """
+  if str(found.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(found)
+
+
+def check_platform(wanted: str):
+  """Finds the devices; they must be of the kind that was asked for.
+
+  JAX takes the CPU, with a warning at most, where the driver of an accelerator
+  does not work, and a training would go on for weeks that was to take hours.
+
+  Args:
+    wanted: 'cpu', 'gpu' or 'tpu'; '' takes what there is.
+
+  Raises:
+    ConfigError: they are of another kind, or what the environment variable
+      JAX_PLATFORMS asks for is not there.
+  """
+  try:
+    found = jax.default_backend()
+  except (RuntimeError, AssertionError) as e:
+    reason = (str(e).splitlines() or ['no reason given'])[0]
+    raise errors.ConfigError(
+      f'JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms} '
+      f'({reason[:120]}); unset it, or mend the driver or the installation'
+    ) from e
+  if wanted not in ('', found):
+    raise errors.ConfigError(
+      f'config.mesh.platform is {wanted!r}, but JAX finds '
+      f'{jax.device_count()} {found} device(s) alone; install the extra '
+      f"{_EXTRAS.get(wanted, wanted)} and its driver, or set it to ''"
+    )
 
 
 def cache_folder() -> pathlib.Path:

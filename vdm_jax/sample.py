@@ -35,8 +35,8 @@ from vdm_jax.progress import Progress
 from vdm_jax.request import Request
 from vdm_jax.store import FrameStore, MemoryStore
 
-# How samples are shown changes nothing of what they are.
-SHOWN = ('frame_rate', 'arrays', 'batch_size')
+# How samples are shown changes nothing of what they are; the step is named.
+SHOWN = ('frame_rate', 'arrays', 'batch_size', 'step')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Model:
 
 
 def run(config, workdir: pathlib.Path, devices=None):
-  """Samples the newest checkpoint of a workdir.
+  """Samples a checkpoint of a workdir, the newest by default.
 
   Args:
     config: the settings, validated; those of the run but for `sample`.
@@ -89,7 +89,9 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  checkpoints = checkpoint.Checkpoints(
+    workdir, read_only=True, step=config.sample.step
+  )
   trained = trained_with(checkpoints, config)
   wanted = request_lib.make(config, trained, mesh=mesh)
   model = restore(config, checkpoints, trained, mesh)

@@ -1,5 +1,6 @@
 """The ranges of settings, checked before anything else."""
 
+import difflib
 import math
 
 import ml_collections
@@ -31,6 +32,7 @@ POSITIVE = (
   'train.log_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.bad_steps',
   'train.sample_count',
   'train.sample_steps',
   'sample.batch_size',
@@ -48,7 +50,13 @@ POSITIVE = (
   'evaluate.batch_size',
 )
 NOT_NEGATIVE = (
+  'seed',
+  'sample.seed',
+  'analyze.seed',
   'data.images',
+  'data.processes',
+  'data.timeout',
+  'data.memory',
   'refine.crop',
   'optim.warmup',
   'optim.weight_decay',
@@ -58,6 +66,7 @@ NOT_NEGATIVE = (
   'train.watchdog',
   'mesh.cpu_devices',
   'sample.count',
+  'sample.step',
   'sample.frames',
   'sample.stride',
   'sample.overlap',
@@ -79,8 +88,16 @@ FRACTION = (
   'optim.b2',
   'optim.ema',
 )
-UNIT = ('sample.gamma', 'refine.augment_level')
+UNIT = ('data.bad_share', 'sample.gamma', 'refine.augment_level')
+# Which hold whole numbers above 0, any number of them.
+SIZES = (
+  'model.multipliers',
+  'model.attention_resolutions',
+  'model.level_blocks',
+  'data.strides',
+)
 ENUMERATIONS = {
+  'mesh.platform': ('', 'cpu', 'gpu', 'tpu'),
   'data.resize': ('crop', 'squash'),
   'data.short': ('skip', 'loop', 'error'),
   'model.dtype': ('float32', 'bfloat16'),
@@ -103,7 +120,7 @@ def validate(config: ml_collections.ConfigDict):
   What depends on tables of other modules (names of sources, samplers, the
   sizes that a network takes) is checked where the object is built.
   """
-  values = config_lib.flat(config)
+  values = _values(config)
   rules = (
     (POSITIVE, lambda v: v > 0, 'a number above 0'),
     (NOT_NEGATIVE, lambda v: v >= 0, 'a number of at least 0'),
@@ -118,12 +135,8 @@ def validate(config: ml_collections.ConfigDict):
         )
   for key, names in ENUMERATIONS.items():
     config_lib.choose(f'config.{key}', values[key], names)
-  for key in (
-    'model.multipliers',
-    'model.attention_resolutions',
-    'model.level_blocks',
-  ):
-    if not all(isinstance(v, int) and v > 0 for v in values[key]):
+  for key in SIZES:
+    if not all(type(v) is int and v > 0 for v in values[key]):
       raise errors.ConfigError(
         f'config.{key} is {values[key]}; it must hold whole numbers above 0'
       )
@@ -138,6 +151,43 @@ def validate(config: ml_collections.ConfigDict):
       f'config.evaluate.frame_count is {values["evaluate.frame_count"]}; use '
       "−1 for the protocol's, 0 for all, or more"
     )
+
+
+def _values(config: ml_collections.ConfigDict) -> dict:
+  """Values by dotted keys: all that there are, each of its type.
+
+  Sections that are not of `config.default()` belong to the modes that read
+  them.
+  """
+  try:
+    values, known = (
+      config_lib.flat(config),
+      config_lib.flat(config_lib.default()),
+    )
+  except ml_collections.config_dict.RequiredValueError as e:
+    text = ' '.join(str(e).split())
+    raise errors.ConfigError(
+      f'a setting has no value yet ({text[:120]}); give it one by '
+      '--config.NAME=VALUE'
+    ) from e
+  sections = {key.partition('.')[0] for key in known}
+  for key in values:
+    if key not in known and key.partition('.')[0] in sections:
+      near = difflib.get_close_matches(key, known, n=1)
+      hint = f'did you mean config.{near[0]}?' if near else 'leave it out'
+      raise errors.ConfigError(f'there is no setting config.{key}; {hint}')
+  for key, default in known.items():
+    if values.get(key) is None:
+      raise errors.ConfigError(
+        f'config.{key} has no value; give it one, as --config.{key}={default!r}'
+      )
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(values[key], kinds):
+      raise errors.ConfigError(
+        f'config.{key} is {values[key]!r}, a {type(values[key]).__name__}; it '
+        f'must be a {type(default).__name__} such as {default!r}'
+      )
+  return values
 
 
 def _validate_schedule(values: dict):

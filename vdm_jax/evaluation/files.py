@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,9 @@ def _array(file: pathlib.Path) -> np.ndarray:
   """Videos of an array, `[n, t, h, w, 3]`, as they lie on disk."""
   try:
     array = np.load(file, mmap_mode='r', allow_pickle=False)
-  except (OSError, ValueError) as error:
+    if not isinstance(array, np.ndarray):
+      raise ValueError('it is an archive')
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise errors.DataError(
       f'an array cannot be read ({file}: {error}); write it with numpy.save'
     ) from error

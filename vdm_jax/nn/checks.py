@@ -92,8 +92,11 @@ def check_shape(
       f'image_frames out of range ({image_frames} of {t} frames); use 0 to {t}'
     )
   if h % stride or w % stride or not h * w:
-    legal = 'x'.join(
-      str(max(stride, round(side / stride) * stride)) for side in (h, w)
+    near = [
+      (side // stride * stride, -(-side // stride) * stride) for side in (h, w)
+    ]
+    legal = ' or '.join(
+      dict.fromkeys(f'{a}x{b}' for a, b in zip(*near, strict=True) if a * b)
     )
     raise ConfigError(
       f'height and width must be multiples of {stride} for'

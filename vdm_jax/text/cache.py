@@ -36,6 +36,18 @@ FORMAT = 1
 _META = 'cache.json'
 _INDEX = '.index.npz'
 _STALE = 3600.0  # seconds after which a half-written file is nobody's
+# What NumPy raises for files that are not what their names say.
+_UNREADABLE = (
+  OSError,
+  ValueError,
+  KeyError,
+  TypeError,
+  AttributeError,
+  EOFError,
+  MemoryError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +117,7 @@ class EmbeddingCache:
     try:
       shard = np.load(path, mmap_mode='r', allow_pickle=False)
       rows = np.array(shard[place.start : place.start + place.length])
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
       raise _damaged(path) from error
     if zlib.crc32(rows.tobytes()) != place.checksum:
       raise _damaged(path)
@@ -288,6 +300,8 @@ def _read_index(path: Path, dim: int) -> Iterator[tuple[bytes, _Place]]:
   shard = path.name.removesuffix(_INDEX)
   try:
     with np.load(path, allow_pickle=False) as file:
+      if any(member.compress_type for member in file.zip.infolist()):
+        raise ValueError('it is compressed, of which embeddings are not')
       table = {name: file[name] for name in ('keys', 'lengths', 'checksums')}
     # Fails if the file is shorter than its header says.
     rows = np.load(
@@ -295,7 +309,7 @@ def _read_index(path: Path, dim: int) -> Iterator[tuple[bytes, _Place]]:
     )
     if (rows.shape, rows.dtype) != ((table['lengths'].sum(), dim), np.float32):
       raise ValueError('another shape than the index says')
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except _UNREADABLE as error:
     runtime.warn(f'a shard of embeddings is unusable ({path}: {error})')
     return iter(())
   return _places(shard, table)

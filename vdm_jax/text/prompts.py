@@ -68,6 +68,7 @@ def encode(
   encoder: str | os.PathLike = '',
   ending: str = '',
   mesh: jax.sharding.Mesh | None = None,
+  cut: bool = False,
 ) -> tuple[np.ndarray, Bool[np.ndarray, 'n l']]:
   """Texts as the network takes them.
 
@@ -85,6 +86,7 @@ def encode(
     encoder: embeddings: the folder of the encoder, or ''.
     ending: of the settings' names in messages; '2' for a second encoder.
     mesh: over which the encoder is split; None for one device.
+    cut: words: leave out those beyond `max_length`, as with embeddings.
 
   Returns:
     words: int32 ids `[n, l]`; embeddings: float32 `[n, l, d]`; and True where
@@ -97,7 +99,7 @@ def encode(
     WeightsError: the encoder is damaged, or another than the model's.
   """
   if kind == 'words':
-    return Words(tuple(vocabulary), max_length).encode(texts)
+    return Words(tuple(vocabulary), max_length).encode(texts, cut=cut)
   if kind != 'embeddings':
     raise ValueError(f'texts are words or embeddings, not {kind!r}')
   known = _open(cache, encoder_hash or None, max_length, bool(encoder))

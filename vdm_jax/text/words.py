@@ -85,18 +85,22 @@ class Words:
     return hashlib.sha256(text.encode()).hexdigest()
 
   def encode(
-    self, texts: Sequence[str]
+    self, texts: Sequence[str], *, cut: bool = False
   ) -> tuple[Int32[np.ndarray, 'n l'], Bool[np.ndarray, 'n l']]:
     """Ids, 0 at padding, and True where there is a word.
 
     A text without words has no True: it is the null condition.
+
+    Args:
+      texts: any number.
+      cut: leave out the words beyond `max_length`.
 
     Raises:
       ConfigError: a word is not in the vocabulary, or a text is too long.
     """
     ids = np.zeros((len(texts), self.max_length), np.int32)
     for row, text in zip(ids, texts, strict=True):
-      words = split(text)
+      words = split(text)[: self.max_length if cut else None]
       if len(words) > self.max_length:
         raise ConfigError(
           f'a text has too many words ({_short(text)}: {len(words)}, at most '
