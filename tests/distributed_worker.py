@@ -1,7 +1,8 @@
 """A process of tests/test_distributed.py: the program, with a mishap.
 
 The environment variable MISHAP is JSON: what happens, in which process. With
-`loop` the training is replaced by a loop of collectives, which starts fast.
+`loop` the training is replaced by a loop of collectives, which starts fast;
+with `save` by one that saves besides.
 """
 
 import json
@@ -27,6 +28,9 @@ def here(name: str):
 
 def run(config, workdir: pathlib.Path):
   """Stands in for `train.run`: adds up a number of every device, in a loop."""
+  if MISHAP.get('save'):
+    save_and_save(config, workdir)
+    return
   if here('data'):
     raise errors.DataError('a file is not there; bring it')
   devices = NamedSharding(Mesh(np.array(jax.devices()), ('d',)), P('d'))
@@ -100,8 +104,6 @@ def stop_at(train):
 
 
 if __name__ == '__main__':
-  if MISHAP.get('save'):
-    run = save_and_save
   if MISHAP.get('loop') or MISHAP.get('save'):
     main.MODES['train'] = 'tests.distributed_worker'
   else:

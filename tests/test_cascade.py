@@ -242,7 +242,7 @@ BAD = {
   'replacement': ({'cascade.super.sample.conditioning': 'replacement'},
                   'stage super: .*replacement'),
   'range': ({'cascade.super.sample.steps': 0}, 'stage super: .*steps is 0'),
-  'misspelt': ({'cascade.super.sample.step': 4}, 'super.sample.step is'),
+  'misspelt': ({'cascade.super.sample.stepz': 4}, 'super.sample.stepz is'),
   'own count': ({'cascade.super.sample.count': 4}, 'super.sample.count'),
   'own frames': ({'cascade.super.sample.frames': 4}, 'super.sample.frames'),
   'own video': ({'sample.video': 'a.mp4'}, 'sample.video'),

@@ -370,6 +370,7 @@ def assert_bitwise(a, b):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), b)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(launch, tmp_path):
   """And one goes on from their checkpoint."""
   workdir, alone = tmp_path / 'run', tmp_path / 'alone'
@@ -485,9 +486,10 @@ def test_killed_again_and_again_it_ends_the_same(
     assert {status for status, _ in ends} == {RETRY}, job.text(0)
     late.append(max(seconds for _, seconds in ends))
     points.append(max(reader.steps(), default=0))
-    # Of the saves that had begun the last may be lost, and no other.
+    # Of the saves that had begun the last may be lost, and no other; that of
+    # the last step, which waits for the one before, need not have begun.
     last = max(int(p.read_text() or 0) for p in workdir.glob('steps_*'))
-    assert points[-1] >= last // 4 * 4 - 4
+    assert points[-1] >= (last - 1) // 4 * 4 - 4
     steps = points[-1]
   assert points == sorted(points) and max(late) < HEARTBEAT + 5
   arrays = []
@@ -498,8 +500,8 @@ def test_killed_again_and_again_it_ends_the_same(
     arrays.append(found.newest_meta()['arrays'])
     ema = jax.eval_shape(toy.first).ema_params
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    place = jax.tree.map(lambda _: sharding.replicated(mesh), ema)
-    found.restore_ema(checkpoint.abstract_like(ema, place))
+    places = sharding.tree_shardings(mesh, ema)
+    found.restore_ema(checkpoint.abstract_like(ema, places))
   assert arrays[0] == arrays[1]
   print(
     f'{kills} SIGKILLs in {count} processes: restarts at {points}; the others '

@@ -159,7 +159,7 @@ def test_a_resumed_run_does_not_need_its_origin(
   shutil.rmtree(source)
   train.run(video(source), workdir, TWO)
   out = capsys.readouterr().out
-  assert 'continuing from step 1' in out and 'starting' not in out
+  assert 'continuing from step 1' in out and 'starting from' not in out
   again, meta = newest(workdir, video(source))
   assert meta['origin'] == said and meta['step'] == 2
   assert_bitwise(again, first)

@@ -79,6 +79,7 @@ def test_the_notebook_is_valid_and_holds_no_outputs():
     assert not cell.outputs and cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_and_shows_videos(tmp_path):
   frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
   own = write_lossless(tmp_path / 'own.avi', frames)

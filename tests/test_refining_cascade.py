@@ -294,6 +294,7 @@ def test_training_shows_refined_clips_of_the_data(tmp_path, drawn, monkeypatch):
   np.testing.assert_array_equal(last.low[0], blocks)
 
 
+@pytest.mark.slow
 def test_four_stages_from_a_caption(tmp_path, capsys):
   """Trained for a step each, and sampled: 3×8×8 to 5×32×32.
 

@@ -85,6 +85,7 @@ def trained(c, data, space):
   return jax.device_get(metrics), moments, memory
 
 
+@pytest.mark.slow
 def test_a_training_step_does_not_depend_on_space():
   """On crops, which each device has to cut out of what the others hold."""
   c = config(refine__crop=8, model__attention_resolutions=(4,))

@@ -53,6 +53,7 @@ def alone():
   return run(tiny.config(), jax.devices()[:1], 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fsdp', [1, 8])
 def test_meshes_agree_with_one_device(alone, fsdp):
   state, rows = run(tiny.config(mesh__fsdp=fsdp), jax.devices(), 4)

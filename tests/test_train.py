@@ -112,6 +112,7 @@ def wait_for_step(workdir, step, process):
   )
 
 
+@pytest.mark.slow
 def test_killed_between_checkpoints(whole, tmp_path):
   process = command(tmp_path, train__steps=100_000)
   wait_for_step(tmp_path, 7, process)
@@ -143,6 +144,7 @@ def test_sigterm_saves_and_leaves(tmp_path):
   assert logs.read(tmp_path / 'metrics.jsonl')[-1]['step'] == saved
 
 
+@pytest.mark.slow
 def test_other_devices_continue_the_same_run(tmp_path):
   copy, tmp_path = tmp_path / 'copy', tmp_path / 'run'
   config = tiny.config(train__steps=5, mesh__fsdp=4)
