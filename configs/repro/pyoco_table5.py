@@ -15,7 +15,7 @@ CPU cores, 50 minutes. 64 clips of each seed, in % (± between seeds):
 
 Fine-tuning beats scratch by far, as in the paper. Of the noises, progressive
 gives the most clips that move as the data do (`success`), independent the most
-on a path, many of which stand still: the paper's clear order does not show.
+on a path, most of which stand still: the paper's clear order does not show.
 
     python -m vdm_jax.main --mode=table --table=pyoco5 --scale=paper
 
