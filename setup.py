@@ -28,7 +28,7 @@ setuptools.setup(
   long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  python_requires='>=3.11',
+  python_requires='>=3.11.4',
   packages=setuptools.find_packages(include=['vdm_jax', 'vdm_jax.*']),
   install_requires=[
     'absl-py>=2.1',

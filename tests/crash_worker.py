@@ -80,6 +80,7 @@ def trainer(tell, *, workdir, arm=0, fatal=None, **settings):
   save, after_step = checkpoint.Checkpoints.save, train.Trainer.after_step
 
   def armed(self, state, meta):
+    self._writer.settle()  # the first thing that a save does
     tell(saving=int(state.step))
     mutations.armed = int(state.step) == arm
     save(self, state, meta)
@@ -121,8 +122,8 @@ def child(job: str, channel: int, options: dict):
   runtime.leave(status)
 
 
-def serve(job: str, *, seconds: float | None = None, **options):
-  """Forks a child; kills it so many seconds after it has begun.
+def serve(job: str, *, seconds: float | None = None, saves: int = 0, **options):
+  """Forks a child; kills it so many seconds after it has begun so many saves.
 
   Returns:
     What it told (the last of each kind), and its status.
@@ -133,12 +134,13 @@ def serve(job: str, *, seconds: float | None = None, **options):
     os.close(reader)
     child(job, writer, options)
   os.close(writer)
-  told = {}
+  told, begun = {}, -1
   with os.fdopen(reader) as lines:
     for line in lines:
       facts = json.loads(line)
       told |= facts
-      if 'begun' in facts and seconds is not None:
+      begun += 'begun' in facts or 'saving' in facts
+      if begun == saves and seconds is not None:
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
   _, status = os.waitpid(pid, 0)

@@ -329,7 +329,7 @@ def test_loading(workdirs, tmp_path):
   assert model.config.sample.steps == 7 and model.shape == (3, 8, 8, 3)
   assert 'plain' not in repr(model) and '3×8×8' in repr(model)
   for options, error, said in (
-    ({'stepz': 7}, errors.ConfigError, "did you mean 'steps'"),
+    ({'stepss': 7}, errors.ConfigError, "did you mean 'steps'"),
     ({'text.max_lenght': 3}, errors.ConfigError, 'text.max_length'),
     ({'text.max_length': 4}, errors.CheckpointError, 'another config'),
     ({'mesh.data': 3}, errors.ConfigError, '1×1'),

@@ -142,15 +142,19 @@ def test_a_training_is_killed_while_saving(nursery, tmp_path, kills):
   settings = {'train__checkpoint_every': 1, 'train__keep': 2}
   rng, workdir, begun, saving = random.Random(0), tmp_path / 'run', [], 0
   for _ in range(kills):
-    seconds = rng.uniform(0, 4)
     told = nursery(
-      'trainer', workdir, seconds=seconds, train__steps=100_000, **settings
+      'trainer',
+      workdir,
+      seconds=rng.uniform(0, 2),
+      saves=rng.randrange(1, 4),
+      train__steps=100_000,
+      **settings,
     )
     assert told['status'] == -9, told
     assert saving - 1 <= told['begun'], (saving, told)
     begun.append(told['begun'])
     saving = told.get('saving', saving)
-  assert begun == sorted(begun)
+  assert begun == sorted(begun) and begun[-1] > 3
   steps = saving + 2
   for folder in (workdir, tmp_path / 'whole'):
     told = nursery('trainer', folder, train__steps=steps, **settings)

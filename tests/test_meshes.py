@@ -131,7 +131,7 @@ def test_every_exchange_is_called_for(mesh):
   gradients = sum(found.pop('gradients'))
   report = 128  # the loss, and the norm of the gradient
   assert whole <= gradients <= whole * (1 + (fsdp > 1 < data)) + report
-  assert sum(found.pop('is it finite', [0])) < 128
+  assert sum(found.pop('is it finite', [0])) <= len(leaves) * 3 + report
   if fsdp > 1:
     gathered = found.pop('parameters')
     # Once on the way there and once on the way back, and nothing larger.

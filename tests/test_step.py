@@ -69,18 +69,20 @@ def test_meshes_agree_with_one_device(alone, fsdp):
     np.testing.assert_allclose(a, b, atol=1e-5 * scale)
 
 
-def test_fsdp_never_holds_a_whole_parameter():
+def test_fsdp_never_holds_a_whole_kernel():
   state, _ = run(tiny.config(mesh__fsdp=8), jax.devices(), 1)
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  whole = []
-  for path, leaf in leaves:
-    divisible = any(n % 8 == 0 for n in leaf.shape)
+  whole = split = 0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    large = sharding.path_name(path).endswith(('kernel', 'embedding'))
+    parts = 8 if large and any(n % 8 == 0 for n in leaf.shape) else 1
     shard = leaf.addressable_shards[0].data.size
-    assert shard * 8 == leaf.size if divisible else shard == leaf.size, path
-    if not divisible:
-      whole.append(leaf.size)
-  # What 8 devices cannot split is three numbers wide, or a table of 3 frames.
-  assert max(whole, default=0) <= 64
+    assert shard * parts == leaf.size, path
+    if parts == 1:
+      whole += leaf.size
+    else:
+      split += leaf.size
+  # Vectors and tables of positions, of a network with eight channels.
+  assert whole < 0.15 * split
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
