@@ -90,7 +90,7 @@ def test_a_mesh_changes_neither_loss_nor_gradient(mesh):
 
 PURPOSES = (
   # kind, part of the source, what for; the first that fits
-  ('all-reduce', r'/norm(_\w+)?/', 'statistics'),
+  ('all-reduce', r'^[^:]*/norm(_\w+)?/[^:]*$', 'statistics'),
   ('all-reduce', r'vmap\(', 'keys and values'),
   ('all-reduce', r'reduce_and', 'is it finite'),
   ('all-reduce', r'train_step|jvp', 'gradients'),
