@@ -106,8 +106,9 @@ class Checkpoints:
     if found.not_finite:
       raise errors.DivergedError(
         f'{found.not_finite[0]} is not finite after step {step}, which is not '
-        f'saved; the checkpoints are from before: lower '
-        'config.optim.learning_rate and start the same command again'
+        'saved; the checkpoints are from before: lower '
+        'config.optim.learning_rate, and go on from them in a new workdir by '
+        '--config.init.workdir=THIS_ONE'
       )
     meta = meta | {
       'step': step,
