@@ -17,7 +17,6 @@ from jaxtyping import UInt8
 
 from vdm_jax import (
   build,
-  checkpoint,
   checks,
   coder,
   conditions,
@@ -84,9 +83,7 @@ def run(config, workdir: pathlib.Path, devices=None):
     )
   config = config_lib.varied(config, {'sample.grid': 'karras'})
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(
-    workdir, read_only=True, step=config.sample.step
-  )
+  checkpoints = sample.checkpoints_of(config, workdir)
   told = sample.trained_with(checkpoints, config)
   check(config, told)
   clips = read(config, told, mesh)

@@ -25,7 +25,6 @@ from jaxtyping import UInt8
 
 from vdm_jax import (
   build,
-  checkpoint,
   errors,
   given,
   identity,
@@ -120,9 +119,7 @@ def load(
   config = _changed(config, settings, known)
   _start(config)
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(
-    folder, read_only=True, step=config.sample.step
-  )
+  checkpoints = sample_lib.checkpoints_of(config, folder)
   trained = sample_lib.trained_with(checkpoints, config)
   model = sample_lib.restore(config, checkpoints, trained, mesh)
   checkpoints.close()

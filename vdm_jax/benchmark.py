@@ -39,7 +39,6 @@ STEPS = 5  # timed steps; the median is reported
 SECONDS = 5.0  # CPU time spent on reading clips
 BATCHES = 8  # read by the pipeline, one after another
 SAMPLED = (2, 12)  # steps of a sampler; their difference is timed
-CALLS = {'heun': 2, 'predictor_corrector': 2}  # of the network, a step
 PRODUCTS = 8  # of matrices, in a row
 
 
@@ -66,11 +65,16 @@ def run(config, workdir: pathlib.Path):
     'device': f'{mesh.size} × {jax.devices()[0].device_kind}',
     'peak_flops': peak,
   }
-  training, params = measure_training(config, mesh, source, told, peak)
+  flops = programs.forward_flops(config)
+  training, params = measure_training(
+    config, mesh, source, told, flops['training'], peak
+  )
   table['training'] = training
   need = training['clips_per_second']
   table['data'] = measure_data(config, source, need)
-  table['sampling'] = measure_sampling(config, mesh, source, told, params, peak)
+  table['sampling'] = measure_sampling(
+    config, mesh, source, told, params, flops['sampling'], peak
+  )
   writing.write_json(workdir / 'benchmark.json', table)
   for line in lines(table):
     runtime.say(line)
@@ -106,7 +110,7 @@ def _seconds(call) -> float:
   return time.monotonic() - begin
 
 
-def measure_training(config, mesh, source, told, peak: float):
+def measure_training(config, mesh, source, told, forward: float, peak: float):
   """(what is known of the training step, averaged parameters)."""
   model = build.model(config, told)
   shapes = train.batch_shapes(config, told, mesh)
@@ -117,7 +121,7 @@ def measure_training(config, mesh, source, told, peak: float):
   batches = loop.read(config, source, rows=rows)
   batch = train.to_devices(next(batches), shapes)
   batches.close()
-  state, times = init(), []
+  state = init()
 
   def step():
     nonlocal state
@@ -126,7 +130,7 @@ def measure_training(config, mesh, source, told, peak: float):
 
   times = [_seconds(step) for _ in range(STEPS + 1)]
   seconds = statistics.median(times[1:])  # the first one warms up
-  flops = 3 * programs.forward_flops(config)['training']
+  flops = 3 * forward
   clips = config.train.batch_size / seconds
   memory = programs.memory(compiled)['total']
   found = {
@@ -163,11 +167,12 @@ def measure_data(config, source, need: float) -> dict:
   }
 
 
-def measure_sampling(config, mesh, source, told, params, peak: float) -> dict:
+def measure_sampling(
+  config, mesh, source, told, params, forward: float, peak: float
+) -> dict:
   """Of each sampler: seconds of a step, and of a call of the network."""
-  flops = programs.forward_flops(config)['sampling']
-  if config.sample.guidance_scale != 1:
-    flops *= 2  # with the condition and without
+  # With guidance it is called with the condition and without, at once.
+  flops = forward * (2 if config.sample.guidance_scale != 1 else 1)
   found = {}
   for name in build.SAMPLERS:
     one = config_lib.varied(
@@ -186,7 +191,7 @@ def measure_sampling(config, mesh, source, told, params, peak: float) -> dict:
     compiling = _seconds(lambda draw=draw: draw(SAMPLED[0]))
     few, many = (_fastest(lambda n=n, draw=draw: draw(n)) for n in SAMPLED)
     step = max(many - few, 0.0) / (SAMPLED[1] - SAMPLED[0])
-    call = step / CALLS.get(name, 1)
+    call = step / build.CALLS.get(name, 1)
     found[name] = {
       'first_seconds': compiling,
       'step_seconds': step,

@@ -352,9 +352,7 @@ def objective(config) -> step.Objective:
   try:
     schedule = schedule(c)
   except ValueError as e:
-    raise errors.ConfigError(
-      f'config.diffusion.schedule {c.schedule!r}: {e}'
-    ) from e
+    raise errors.ConfigError(f'{what}schedule {c.schedule!r}: {e}') from e
   return step.Objective(
     schedule=schedule,
     prior=_prior(c),
@@ -394,6 +392,7 @@ SAMPLERS = {
   'dpmpp_2m': lambda c: multistep.dpmpp_2m(),
 }
 CHURNED = ('heun', 'deis', 'dpmpp_2m')
+CALLS = {'predictor_corrector': 2, 'heun': 2}  # a step; of the others one
 
 
 def sampler(config) -> samplers.Sampler:

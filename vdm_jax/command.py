@@ -103,7 +103,7 @@ def conversion(argv: list[str]) -> dict[str, str]:
   try:
     rest = values(argv)
   except flags.Error as e:
-    raise errors.ConfigError(f'{_line(e)}; see --help') from e
+    raise errors.ConfigError(f'{errors.text(e)}; see --help') from e
   given = [k for k in values if values[k].present]
   foreign = [k for k in given if k not in (*CONVERSION, 'mode', 'debug')]
   if foreign or len(rest) > 1:
@@ -145,7 +145,7 @@ def _read(argv: list[str]) -> flags.FlagValues:
 
 def _wrong_value(error, argv, paths) -> str:
   """What is wrong with a flag, or with the value of an override."""
-  text = _line(error)
+  text = errors.text(error)
   if 'whilst parsing config file' in text:
     return config_file.explain(error, paths[-1])
   for name in _overrides(argv):
@@ -214,10 +214,6 @@ def _unknown(config, name: str) -> str | None:
       return f'there is no setting {before}.{part}; {hint or there}'
     config, before = config[part], f'{before}.{part}'
   return None
-
-
-def _line(error: Exception) -> str:
-  return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _refuse(argv: list[str]):

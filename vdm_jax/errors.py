@@ -5,6 +5,11 @@ leaves with the status. Everything else is a defect and keeps its traceback.
 """
 
 
+def text(error: BaseException) -> str:
+  """What an error says, in one line; its type if it says nothing."""
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
 class UserError(Exception):
   """A mistake in what the user gave; the message says how to mend it."""
 

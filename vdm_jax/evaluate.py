@@ -14,8 +14,8 @@ import pathlib
 
 import jax
 
-from vdm_jax import checkpoint, sample, sharding
 from vdm_jax import config as config_lib
+from vdm_jax import sample, sharding
 from vdm_jax.evaluation import plan as plan_lib
 from vdm_jax.evaluation import report as report_lib
 from vdm_jax.evaluation import samples as samples_lib
@@ -39,9 +39,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   if config.evaluate.videos:
     samples, sets = samples_lib.of_files(config, plan, workdir)
   else:
-    checkpoints = checkpoint.Checkpoints(
-      workdir, read_only=True, step=config.sample.step
-    )
+    checkpoints = sample.checkpoints_of(config, workdir)
     trained = sample.trained_with(checkpoints, config)
 
     def restore(asked):

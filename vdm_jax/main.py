@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def one_line(error: BaseException, most: int = LINE) -> str:
   """What an error says, in a line; of one too long, what to do stays whole."""
-  text = ' '.join(str(error).split()) or type(error).__name__
+  text = errors.text(error)
   if len(text) <= most:
     return text
   what, _, advice = text.rpartition('; ')

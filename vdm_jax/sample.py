@@ -89,9 +89,7 @@ def run(config, workdir: pathlib.Path, devices=None):
     UserError: for whatever the user can mend; see `errors`.
   """
   mesh = sharding.of_config(config, devices)
-  checkpoints = checkpoint.Checkpoints(
-    workdir, read_only=True, step=config.sample.step
-  )
+  checkpoints = checkpoints_of(config, workdir)
   trained = trained_with(checkpoints, config)
   wanted = request_lib.make(config, trained, mesh=mesh)
   model = restore(config, checkpoints, trained, mesh)
@@ -111,6 +109,12 @@ def run(config, workdir: pathlib.Path, devices=None):
   page = gallery.rebuild(workdir, title=config.name, facts=facts(config))
   runtime.say(f'{len(clips.items)} samples in {folder}: open {page}')
   print_scores(scores)
+
+
+def checkpoints_of(config, workdir: pathlib.Path) -> checkpoint.Checkpoints:
+  """The checkpoints of a run, to read that which `config.sample` asks for."""
+  step = config.sample.step
+  return checkpoint.Checkpoints(workdir, read_only=True, step=step)
 
 
 def trained_with(checkpoints, config) -> Conditions:

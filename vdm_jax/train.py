@@ -306,17 +306,20 @@ class Trainer:
       trained.refuse_other_encoders(self.told)
       meta = self.checkpoints.newest_meta()
       self.checkpoints.require_fit(meta, abstract)
-      allowed = self.config.train.allow_data_change
-      preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
+      self.refuse_other_data(meta)
+
+  def refuse_other_data(self, meta: dict):
+    """Raises CheckpointError if a checkpoint is of data that have changed."""
+    allowed = self.config.train.allow_data_change
+    preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
 
   def restore(self, abstract):
     """The newest good state of the workdir, or None."""
     found = self.checkpoints.restore(abstract)
-    allowed = self.config.train.allow_data_change
     if found is None:
       return None
     state, meta = found
-    preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
+    self.refuse_other_data(meta)
     self.origin = origin.recorded(meta, self.config)
     runtime.say(f'continuing from step {int(state.step)}')
     return state

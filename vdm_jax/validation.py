@@ -159,11 +159,9 @@ def _values(config: ml_collections.ConfigDict) -> dict:
   Sections that are not of `config.default()` belong to the modes that read
   them.
   """
+  known = config_lib.flat(config_lib.default())
   try:
-    values, known = (
-      config_lib.flat(config),
-      config_lib.flat(config_lib.default()),
-    )
+    values = config_lib.flat(config)
   except ml_collections.config_dict.RequiredValueError as e:
     text = ' '.join(str(e).split())
     raise errors.ConfigError(

@@ -18,43 +18,15 @@ from vdm_jax import config as config_lib
 def get_config(variant=''):
   if variant == 'paper':
     return paper()
-  c = config_lib.default()
+  c = config_lib.beside(__file__, '../shapes.py')
   c.name = 'vdm4'
-  c.data.source = 'shapes'
-  c.data.frames = 6
-  c.data.size = 16
-  c.model.labels = True
-
-  c.model.channels = 32
-  c.model.multipliers = (1, 2)
-  c.model.blocks = 1
-  c.model.attention_resolutions = (8,)
-  c.model.head_dim = 32
-  c.model.emb_dim = 128
-  c.model.emb_layers = 2
-  c.model.groups = 8
-  c.model.dtype = 'float32'
-
-  c.diffusion.prediction = 'v'
-  c.diffusion.weight = 'v'
   c.diffusion.shift = -4.0
-
-  c.optim.learning_rate = 2e-3
-  c.optim.warmup = 50
-  c.optim.ema = 0.995
-
-  c.train.batch_size = 16
+  c.train.drop.label = 0.1
   c.train.steps = 500
-  c.train.log_every = 20
-  c.train.checkpoint_every = 250
   c.train.sample_every = 0
-
-  c.sample.count = 64
+  c.train.sample_first = 0
   c.sample.batch_size = 32
   c.sample.steps = 64
-
-  c.mesh.cpu_devices = 2
-
   c.reproduce = ml_collections.ConfigDict()
   c.reproduce.table = 'vdm4'
   c.reproduce.seeds = (0, 1, 2)

@@ -2,8 +2,8 @@
 
 A matrix product [m, k]·[k, n] has m·k·n of them, a convolution as many as
 there are pairs of an output and an input number that a weight joins: those
-with padding and with the holes of a dilation are no work. A FLOP is half a
-multiplication and addition.
+with padding and with the holes of a dilation are no work, unless they are
+asked for. A FLOP is half a multiplication and addition.
 """
 
 import functools
@@ -19,11 +19,16 @@ def of_function(function, *args, **kwargs) -> float:
   return count(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
 
 
-def count(jaxpr: core.Jaxpr) -> float:
+def count(jaxpr: core.Jaxpr, *, padded: bool = False) -> float:
   """FLOPs of the products and convolutions of a jaxpr.
 
   A `scan` counts as often as it runs, a `while` once, and of the branches of
   a condition the dearest.
+
+  Args:
+    jaxpr: the program.
+    padded: count all weights of a convolution for each of its outputs, as
+      papers do, also those that meet padding.
   """
   total = 0.0
   for eqn in jaxpr.eqns:
@@ -31,9 +36,9 @@ def count(jaxpr: core.Jaxpr) -> float:
     if name == 'dot_general':
       total += 2 * _product(eqn)
     elif name == 'conv_general_dilated':
-      total += 2 * _convolution(eqn)
+      total += 2 * _convolution(eqn, padded)
     else:
-      inner = [count(j) for j in _inner(eqn)]
+      inner = [count(j, padded=padded) for j in _inner(eqn)]
       each = max(inner, default=0.0) if name == 'cond' else sum(inner)
       total += each * (eqn.params['length'] if name == 'scan' else 1)
   return total
@@ -56,22 +61,27 @@ def _product(eqn) -> int:
   return joined * math.prod(eqn.outvars[0].aval.shape)
 
 
-def _convolution(eqn) -> int:
-  """Multiplications of a convolution, with numbers that are there."""
+def _convolution(eqn, padded: bool) -> int:
+  """Multiplications of a convolution; unless padded, with what is there."""
   p = eqn.params
   given, kernel, result = p['dimension_numbers']
   x, w = (v.aval.shape for v in eqn.invars)
   y = eqn.outvars[0].aval.shape
   total = y[result[0]] * y[result[1]] * w[kernel[1]]
   for i in range(len(y) - 2):
-    total *= pairs(
-      inputs=x[given[2 + i]],
-      outputs=y[result[2 + i]],
-      taps=w[kernel[2 + i]],
-      stride=p['window_strides'][i],
-      before=p['padding'][i][0],
-      spread=p['lhs_dilation'][i],
-      apart=p['rhs_dilation'][i],
+    outputs, taps = y[result[2 + i]], w[kernel[2 + i]]
+    total *= (
+      (outputs * taps)
+      if padded
+      else pairs(
+        inputs=x[given[2 + i]],
+        outputs=outputs,
+        taps=taps,
+        stride=p['window_strides'][i],
+        before=p['padding'][i][0],
+        spread=p['lhs_dilation'][i],
+        apart=p['rhs_dilation'][i],
+      )
     )
   return total
 

@@ -15,6 +15,7 @@ import numpy as np
 from vdm_jax import config as config_lib
 from vdm_jax import errors, runtime, sample
 from vdm_jax.media import writing
+from vdm_jax.metrics import reading
 
 Scores = dict[str, float]
 
@@ -134,16 +135,12 @@ def content(path: str) -> str:
   """
   if not path:
     return ''
-  digest = hashlib.sha256()
   try:
-    with pathlib.Path(path).expanduser().open('rb') as file:
-      while part := file.read(2**24):
-        digest.update(part)
+    return reading.sha256([pathlib.Path(path).expanduser()])
   except OSError as e:
     raise errors.WeightsError(
       f'weights cannot be read ({path}: {e.strerror}); mend the path'
     ) from e
-  return digest.hexdigest()
 
 
 def slug(name: str) -> str:

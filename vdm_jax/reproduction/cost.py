@@ -14,19 +14,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from vdm_jax import build, refine, windows
 from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
+from vdm_jax.planning.flops import count
 
 # The gradient of a layer by its input and by its parameters costs what the
 # layer costs, each.
 BACKWARD = 2
 # The gradient by the input alone, and the forward pass of which it is.
 GUIDED = 3
-# Calls of the denoiser in a step.
-CALLS = {'predictor_corrector': 2, 'heun': 2}
 PEAK = 989e12  # FLOP/s of an H100 in bfloat16, dense
 UTILISATION = 0.4
 
@@ -70,7 +68,7 @@ def sampling(config, told: Conditions, *, frames: int = 0, known: int = 0):
     given=range(known),
   )
   once = forward(config, told, whole=True).flops
-  calls = CALLS.get(c.sampler, 1) * c.steps
+  calls = build.CALLS.get(c.sampler, 1) * c.steps
   calls *= 2 if c.guidance_scale != 1 else 1
   towards = c.conditioning == 'reconstruction'
   return sum(
@@ -136,36 +134,12 @@ def _counted(
     jax.random.key(0), z, level, given
   )
   sizes = [math.prod(p.shape) for p in jax.tree.leaves(variables['params'])]
-  return Forward(float(flops(traced.jaxpr)), sum(sizes))
+  return Forward(flops(traced.jaxpr), sum(sizes))
 
 
-def flops(jaxpr: Any) -> int:
+def flops(jaxpr: Any) -> float:
   """FLOPs of the convolutions and matrix products of a traced program."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    inner = [flops(j) for j in core.jaxprs_in_params(eqn.params)]
-    if eqn.primitive.name == 'scan':
-      total += eqn.params['length'] * sum(inner)
-    elif eqn.primitive.name == 'cond':
-      total += max(inner)
-    else:
-      total += sum(inner) + _own(eqn)
-  return total
-
-
-def _own(eqn: Any) -> int:
-  """FLOPs of one operation."""
-  out = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
-  if eqn.primitive.name == 'dot_general':
-    (contracted, _), _ = eqn.params['dimension_numbers']
-    left = eqn.invars[0].aval.shape
-    return 2 * out * math.prod(left[i] for i in contracted)
-  if eqn.primitive.name == 'conv_general_dilated':
-    kernel = eqn.invars[1].aval.shape
-    spec = eqn.params['dimension_numbers'].rhs_spec
-    # Output channels come first in a kernel's specification.
-    return 2 * out * math.prod(kernel[i] for i in spec[1:])
-  return 0
+  return count(jaxpr, padded=True)
 
 
 def hours(flops: float) -> float:
