@@ -59,7 +59,6 @@ def get_config(variant=''):
   c.sample.conditioning = 'reconstruction'
   c.sample.guidance_weight = 50.0
   c.sample.weight_schedule = 'constant'
-  c.sample.weight_schedule = 'constant'
   return config_lib.variant(
     c, variant, tiny=config_lib.TINY | {'data.images': 2}
   )

@@ -66,7 +66,6 @@ def get_config(variant=''):
   c.sample.conditioning = 'reconstruction'
   c.sample.guidance_weight = 9.0
   c.sample.weight_schedule = 'constant'
-  c.sample.weight_schedule = 'constant'
   c.sample.frame_rate = 25.0  # ours
   return config_lib.variant(
     c, variant, tiny=config_lib.TINY | {'data.images': 2}

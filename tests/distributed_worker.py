@@ -26,7 +26,7 @@ def here(name: str):
   return MISHAP.get(name, {}).get(str(distributed.index()))
 
 
-def run(config, workdir: pathlib.Path):
+def run(config, workdir: pathlib.Path, began=None):
   """Stands in for `train.run`: adds up a number of every device, in a loop."""
   if MISHAP.get('save'):
     save_and_save(config, workdir)

@@ -1,11 +1,38 @@
-"""Quick stand-ins: a step that learns nothing, windows that are noise."""
+"""Quick stand-ins: a step that learns nothing, windows that are noise.
+
+And what need not be made twice: the programs of training.
+"""
 
 import dataclasses
 
 import jax
 import numpy as np
 
-from vdm_jax import step
+from vdm_jax import config as config_lib
+from vdm_jax import step, train
+
+# Parts of a config that no program of training depends on.
+ASIDE = ('sample.', 'evaluate.', 'reproduce.', 'analyze.', 'init.', 'mesh.')
+ASIDE += ('train.steps', 'train.keep', 'train.checkpoint_every', 'train.log')
+_made = {}
+
+
+def programs_once(monkeypatch):
+  """Equal runs of a test process share their programs: `train.programs`."""
+  make = train.programs
+
+  def programs(config, model, mesh, shapes, check=None):
+    flat = config_lib.flat(config).items()
+    parts = [(k, v) for k, v in flat if not k.startswith(ASIDE)]
+    compiler = train.compile_step.__name__  # quick or not
+    key = str((parts, model, mesh, mesh.devices.tolist(), shapes, compiler))
+    if key not in _made:
+      _made[key] = make(config, model, mesh, shapes, check)
+    elif check:
+      check(_made[key][1])
+    return _made[key]
+
+  monkeypatch.setattr(train, 'programs', programs)
 
 
 def no_step(*_):

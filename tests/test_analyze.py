@@ -264,7 +264,6 @@ def clips(tmp_path):
 
 
 def test_from_a_checkpoint_to_the_page(tmp_path, clips, capsys):
-  """By videos of a folder, then by the data of the run."""
   c = config(analyze__path=str(clips))
   saved.run(tmp_path / 'run', c, step=3, scale=0.2)
   gallery.rebuild(tmp_path / 'run', scores=[{'valid': '37 %'}])
@@ -281,10 +280,18 @@ def test_from_a_checkpoint_to_the_page(tmp_path, clips, capsys):
   fit = correlation.mixed(lags)
   assert found['alpha']['mixed']['alpha'] == pytest.approx(fit.alpha)
   assert np.asarray(Image.open(tmp_path / 'run' / 'analysis.png')).std() > 5
-  analyze.run(config(), tmp_path / 'run', ONE)
   page = (tmp_path / 'run' / 'index.html').read_text()
   assert page.count('independent draws') == 1 and '37 %' in page
   assert page.count('<video') == 1 and 'Ge23 Table 1' in page
+
+
+@pytest.mark.slow
+def test_a_second_analysis_is_of_the_data_of_the_run(tmp_path, clips):
+  c = config(analyze__path=str(clips))
+  saved.run(tmp_path, c, step=3, scale=0.2)
+  analyze.run(c, tmp_path, ONE)
+  analyze.run(config(), tmp_path, ONE)
+  assert (tmp_path / 'index.html').read_text().count('independent draws') == 1
 
 
 def test_frames_bring_their_conditions_or_none(clips):

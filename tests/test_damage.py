@@ -175,11 +175,6 @@ KINDS = {
   'metadata of an item emptied': (changed(emptied, 'params/_METADATA'), 2),
   'shardings deleted': (deleted('params/_sharding'), 3),
   'shardings garbage': (changed(garbage, '*/_sharding'), 3),
-  'metadata of arrays deleted': (deleted('ema/array_metadatas'), 3),
-  'metadata of arrays garbage': (
-    changed(garbage, 'ema/array_metadatas/*'),
-    None,
-  ),
   'manifest deleted': (deleted('params/manifest.ocdbt'), 2),
   'manifest cut': (changed(halved, 'ema/manifest.ocdbt'), 2),
   'manifest emptied': (changed(emptied, 'optimizer/manifest.ocdbt'), 2),

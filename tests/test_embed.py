@@ -275,7 +275,7 @@ def test_the_command_and_what_it_says_to_type_next(
   typed = shlex.split(said.out.strip().splitlines()[-1])
   assert f'--config.text.cache={tmp_path / "my embeddings"}' in typed
   seen = []
-  monkeypatch.setattr('vdm_jax.train.run', lambda c, workdir: seen.append(c))
+  monkeypatch.setattr('vdm_jax.train.run', lambda c, *_, **__: seen.append(c))
   assert command(*typed) == 0, capsys.readouterr().err
   source, told = build.data(seen[0])
   assert (told.encoder, told.text_dim) == (coder.hash, 8)

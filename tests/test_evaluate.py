@@ -378,7 +378,7 @@ def test_measure_gives_numbers_for_tables(config, trained, monkeypatch):
   quick.Windows(monkeypatch)
   c1 = config()
   mesh = evaluate.sharding.of_config(c1, ONE)
-  checkpoints = evaluate.checkpoint.Checkpoints(trained, read_only=True)
+  checkpoints = evaluate.sample.checkpoints_of(c1, trained)
   told = evaluate.sample.trained_with(checkpoints, c1)
   model = evaluate.sample.restore(c1, checkpoints, told, mesh)
   found = evaluate.measure(

@@ -428,6 +428,7 @@ def kept_in_training(remat):
   )
 
 
+@pytest.mark.slow
 def test_guidance_keeps_less_than_training_does(monkeypatch):
   """Its gradient fits where a training step's does, rematerialised or not."""
   one = kept_in_sampling(monkeypatch, 1.0, True)

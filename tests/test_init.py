@@ -24,6 +24,15 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.nn import inflation
 
 TWO = jax.devices()[:2]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs():
+  with pytest.MonkeyPatch.context() as patch:
+    quick.programs_once(patch)
+    yield
+
+
 IMAGE = {'model__temporal': False, 'data__frames': 1}
 
 

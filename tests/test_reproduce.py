@@ -444,6 +444,7 @@ def test_prompts_are_spread_over_the_captions(tmp_path, light):
   assert [i['caption'] for i in items] == [captions[0], captions[-1]] * 2
 
 
+@pytest.mark.slow
 def test_noises_of_frames(tmp_path, monkeypatch, capsys):
   """Ge23 Table 1: of a model that has learnt nothing, whose flow is linear."""
   monkeypatch.setattr(train, 'compile_step', quick.no_step)

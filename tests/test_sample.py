@@ -129,6 +129,7 @@ def test_class_for_a_model_without_classes():
     videos({}, model__labels=False, sample__label=3)
 
 
+@pytest.mark.slow
 def test_a_long_sample_does_not_depend_on_its_batch(params):
   """To the rounding of one grey level, as that of a single window."""
   options = {'sample__frames': 7, 'sample__overlap': 1}

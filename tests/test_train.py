@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import quick, tiny
 from vdm_jax import (
   build,
   checkpoint,
@@ -29,6 +29,13 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.data import pipeline
 
 TWO = jax.devices()[:2]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs():
+  with pytest.MonkeyPatch.context() as patch:
+    quick.programs_once(patch)
+    yield
 
 
 def saved_state(config, workdir, devices=TWO):
@@ -78,7 +85,7 @@ def command(workdir, **overrides):
   code = """
 import pathlib, sys, jax
 jax.config.update('jax_num_cpu_devices', 8)
-from tests import tiny
+from tests import quick, tiny
 from vdm_jax import errors, runtime, train
 try:
   config = tiny.config(**eval(sys.argv[2]))
@@ -133,6 +140,7 @@ def test_killed_between_checkpoints(whole, tmp_path):
   assert losses(tmp_path)[:10] == whole[1]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves(tmp_path):
   process = command(tmp_path, train__steps=100_000, train__keep=1)
   wait_for_step(tmp_path, 3, process)
@@ -181,6 +189,7 @@ def truncate(folder: pathlib.Path):
     os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.slow
 def test_truncated_checkpoint_falls_back_to_the_one_before(
   whole, tmp_path, capsys
 ):

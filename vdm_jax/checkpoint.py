@@ -115,7 +115,7 @@ class Checkpoints:
       'arrays': preflight.listing(trees, found.values),
     }
     data = {'step': step, 'data': meta.pop('data', None)}
-    items = {k: ocp.args.StandardSave(tree) for k, tree in trees.items()}
+    items = {k: ocp.args.PyTreeSave(tree) for k, tree in trees.items()}
     items['meta'] = ocp.args.JsonSave(_signed(meta))
     items['data'] = ocp.args.JsonSave(_signed(data))
     self._writer.start(step, items)

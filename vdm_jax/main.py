@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import time
 import traceback
 
 from vdm_jax import command as command_lib
@@ -12,6 +13,7 @@ from vdm_jax.command import MODES
 # These save and leave when they are asked to stop.
 SAVING = ('train', 'table')
 LINE = 300  # characters of the line that an error is told in
+BEGAN = time.time()  # before anything large is imported
 
 
 def main(argv: list[str]) -> int:
@@ -78,7 +80,8 @@ def _run(command: command_lib.Command, *, debug: bool) -> int:
     asked = {'--mode': mode, '--workdir': str(workdir)}
     distributed.check_same(asked | settings | runtime.versions(), c.patience)
     runtime.check_platform(c.platform)
-    importlib.import_module(MODES[mode]).run(config, workdir)
+    account = {'began': BEGAN} if mode == 'train' else {}
+    importlib.import_module(MODES[mode]).run(config, workdir, **account)
     if distributed.active():
       distributed.finish()
       # At the interpreter's end, threads that wait in JAX would abort.
