@@ -100,12 +100,14 @@ def _plan(command: command_lib.Command, *, debug: bool) -> int:
   """Runs the plan, which knows where it is planned for."""
   # Before JAX is there: what the partitioner says while a plan compiles.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from vdm_jax import plan, runtime
+  from vdm_jax import plan, runtime, survey
 
   c = command.config.mesh
   runtime.start(cpu_devices=c.cpu_devices, debug=debug)
   target = {'target': command.target} if command.target else {}
-  plan.run(command.config, command.workdir, **target)
+  several = 'plan' in command.config
+  run = survey.run if several else plan.run
+  run(command.config, command.workdir, **target)
   return 0
 
 

@@ -42,15 +42,10 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
   for line in introduction(config, place, states, forward):
     runtime.say(line)
   totals = {n: s['state'] for n, s in states.items()}
-  design = search.design(own, totals, place.memory)
-  found = bench.all([own, *design.cases, sampling])
-  model = search.fit(design, totals, found)
-  usable = place.memory * (1 - search.MARGIN)
-  rows = search.rows(model, found, usable) if place.memory else []
-  chosen = choose(bench, rows, own, usable, model)
+  rows, chosen = solve(bench, own, totals, place.memory, beside=(sampling,))
   found = bench.found
   report(config, place, bench, own, sampling, states, forward)
-  advise(config, place, rows, own, chosen, found, usable)
+  advise(config, place, rows, own, chosen, found)
   bench.write(
     states={str(k): v for k, v in states.items()},
     forward=forward,
@@ -183,6 +178,26 @@ def introduction(config, target, states, forward) -> list[str]:
   return lines
 
 
+def solve(
+  bench: Bench, own: Case, states: dict[int, int], memory: int, *, beside=()
+) -> tuple[list[dict[str, Any]], Case | None]:
+  """The largest batches, and a setting for the config's own batch.
+
+  Args:
+    bench: to compile with.
+    own: the case of the config.
+    states: bytes of the state by size of fsdp.
+    memory: bytes of a chip; 0: not known.
+    beside: cases to compile besides.
+  """
+  design = search.design(own, states, memory)
+  found = bench.all([own, *design.cases, *beside])
+  model = search.fit(design, states, found)
+  usable = memory * (1 - search.MARGIN)
+  rows = search.rows(model, found, usable) if memory else []
+  return rows, choose(bench, rows, own, usable, model)
+
+
 def choose(bench, rows, own: Case, usable: float, model) -> Case | None:
   """The best setting for the config's batch that a compilation has shown."""
   tried = 0
@@ -226,7 +241,7 @@ def report(config, target, bench, own, sampling, states, forward):
       )
 
 
-def advise(config, target, rows, own, chosen, found, usable):
+def advise(config, target, rows, own, chosen, found):
   """Prints the table and the setting to use."""
   if not target.memory:
     runtime.say(
@@ -242,6 +257,7 @@ def advise(config, target, rows, own, chosen, found, usable):
   wanted = f'a batch of {config.train.batch_size}, {own.batch} a chip'
   facts = found[own]
   if facts:
+    usable = target.memory * (1 - search.MARGIN)
     word = 'fits' if search.fits(facts, usable) else 'does not fit'
     runtime.say(f'{wanted}, {word} as the config stands')
   if chosen is None:

@@ -1,0 +1,139 @@
+"""Plans of many models for many machines, in one table.
+
+Of each model the training step is compiled as its config stands; where that
+does not fit, the setting for its batch that a whole plan would recommend.
+"""
+
+import pathlib
+from typing import Any
+
+from vdm_jax import errors, plan, runtime, validation
+from vdm_jax.media import writing
+from vdm_jax.planning import describe, programs, search, targets
+
+FILE = 'plans.json'
+TABLE = 'plans.md'
+
+
+def run(config, workdir: pathlib.Path, target: str = ''):
+  """Prints the table, and writes it to `plans.md` and `plans.json`.
+
+  What is compiled is kept in `workdir/TARGET/MODEL/plan.json`: the same
+  command goes on after an interruption, or after the time of a plan was over.
+
+  Args:
+    config: its section `plan` holds `targets` and `order`, names of machines
+      and of models, and `models`, the configs by name.
+    workdir: where the plans go.
+    target: the only one; all of the config if empty.
+
+  Raises:
+    ConfigError: no such target, or a model's config that is wrong.
+  """
+  names = (target,) if target else tuple(config.plan.targets)
+  models = {name: config.plan.models[name] for name in config.plan.order}
+  for model in models.values():
+    validation.validate(model)
+  places = {name: targets.find(name) for name in names}
+  rows = []
+  for name, model in models.items():
+    row = {'model': name, 'batch': model.train.batch_size}
+    rows.append(row)
+    for place in places.values():
+      folder = workdir / place.name.replace(':', '_') / name
+      cell = planned(model, place, folder)
+      row |= {'parameters': cell.pop('parameters'), place.name: cell}
+      runtime.say(f'{name} on {place.name}: {text(cell)}')
+      writing.write_json(workdir / FILE, {'rows': rows})
+  table = markdown(rows, names)
+  writing.write_bytes(workdir / TABLE, '\n'.join([*table, '']).encode())
+  for line in table:
+    runtime.say(line)
+  runtime.say(f'all of it in {workdir / TABLE}')
+
+
+def planned(config, place: targets.Target, folder: pathlib.Path) -> dict:
+  """What one model takes on one machine; `setting` is None if none is known."""
+  batch = config.train.batch_size
+  states = programs.state_bytes(config, place, [config.mesh.fsdp])
+  first = next(iter(states.values()))
+  cell: dict[str, Any] = {'parameters': first['parameters'], 'setting': None}
+  try:
+    programs.check(config, place)
+  except errors.ConfigError as e:
+    return cell | {'why': str(e)}
+  bench = plan.Bench(config, place, folder)
+  own, _ = plan.cases(config, place)
+  case = own if fits(bench, own, place) else None
+  if case is None:
+    shards = batch // (own.batch * own.accumulate)
+    sizes = sorted({*search.sizes(shards), own.fsdp})
+    states = programs.state_bytes(config, place, sizes)
+    totals = {n: s['state'] for n, s in states.items()}
+    _, case = plan.solve(bench, own, totals, place.memory)
+  if case is None:
+    return cell | {'why': 'nothing that was compiled fits'}
+  facts = bench.found[case]
+  return (
+    cell
+    | speed(config, case, facts, place)
+    | {
+      'setting': None if case == own else plan.overrides(config, case, place),
+      'remat': case.remat,
+      'fsdp': case.fsdp,
+      'accumulate': case.accumulate,
+      'bytes': facts['needed'],
+    }
+  )
+
+
+def speed(config, case: programs.Case, facts, place) -> dict[str, float]:
+  """The best that the program can do; nothing of a chip that is not known."""
+  seconds = facts['bound']['serial']
+  if not place.flops or not seconds:
+    return {}
+  useful = 3 * programs.forward_flops(config)['training']
+  useful *= case.batch * case.accumulate / config.mesh.space
+  return {
+    'seconds': seconds,
+    'utilisation': useful / (seconds * place.flops),
+    'clips_per_second': config.train.batch_size / seconds,
+  }
+
+
+def fits(bench: plan.Bench, case: programs.Case, place) -> bool:
+  """Whether a case, compiled now, leaves the margin of a plan."""
+  facts = bench.all([case])[case]
+  usable = place.memory * (1 - search.MARGIN)
+  return bool(facts) and search.fits(facts, usable)
+
+
+def text(cell: dict[str, Any]) -> str:
+  """A cell of the table."""
+  if 'bytes' not in cell:
+    return f'— ({cell["why"]})'
+  parts = [describe.gib(cell['bytes'])]
+  if 'seconds' in cell:
+    parts += [
+      f'{cell["utilisation"]:.0%}',
+      f'{cell["clips_per_second"]:.3g} clips/s',
+    ]
+  if cell['setting']:
+    setting = f'remat {cell["remat"]}, fsdp {cell["fsdp"]}'
+    if cell['accumulate'] > 1:
+      setting += f', {cell["accumulate"]} parts'
+    parts.append(setting)
+  return ' · '.join(parts)
+
+
+def markdown(rows: list[dict[str, Any]], names) -> list[str]:
+  """The lines of the table."""
+  lines = [
+    f'| model | parameters | batch | {" | ".join(names)} |',
+    '|---|---|---|' + '---|' * len(names),
+  ]
+  for row in rows:
+    cells = ' | '.join(text(row[name]) for name in names if name in row)
+    size = f'{row["parameters"] / 1e6:.0f} M'
+    lines.append(f'| {row["model"]} | {size} | {row["batch"]} | {cells} |')
+  return lines
