@@ -220,6 +220,7 @@ def test_only_what_has_changed_is_made_again(runs, tmp_path, drawn, unseen):
 BAD = {
   'no workdir': ({'cascade.super.workdir': ''}, 'super.workdir is empty'),
   'no run': ({'cascade.super.workdir': '/nowhere'}, 'stage super: /nowhere'),
+  'no such step': ({'cascade.super.sample.step': 1}, 'stage super: .*step 1'),
   'other size': ({'cascade.super.size': 32}, 'stage super.* 16 .*not 32'),
   'no multiple': ({'cascade.super.size': 20}, '20 pixels, no multiple of .* 8'),
   'smaller': ({'cascade.super.size': 4}, '4 pixels, no multiple'),

@@ -1,5 +1,7 @@
 """The command line: one line and a status for every mistake."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -104,6 +106,20 @@ def test_bad_folder(kind, monkeypatch, capsys, tmp_path):
   assert status == 3, text
   assert 'videos' in text and text.count('vdm_jax: error: ') == 1
   assert len(text.strip().splitlines()[-1]) <= 320
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys, tmp_path):
+  def full(*_, **__):
+    raise OSError(number, os.strerror(number), 'final.mp4')
+
+  monkeypatch.setattr(train, 'run', full)
+  number = errno.ENOSPC
+  status, text = run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
+  assert status == 4 and 'final.mp4 cannot be written (No space' in text
+  assert 'make room' in text and text.count('\n') == 1
+  number = errno.EIO  # any other is a defect, and keeps its traceback
+  with pytest.raises(OSError, match=r'final\.mp4'):
+    run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
 
 
 def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):

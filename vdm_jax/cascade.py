@@ -158,7 +158,7 @@ def _check_stage(config, number: int, mesh) -> Stage:
     seen, factor = _positions(name, before, c), c.size // before.size
   try:
     of_run = _config_of(config, name, factor)
-    checkpoints = checkpoint.Checkpoints(c.workdir, read_only=True)
+    checkpoints = sample.checkpoints_of(of_run, c.workdir)
     trained = sample.trained_with(checkpoints, of_run)
     ensemble.find(of_run, trained)  # a mistake in it ends the cascade here
     given = Given(frames=seen if factor == 1 else ())

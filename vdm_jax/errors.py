@@ -4,6 +4,11 @@
 leaves with the status. Everything else is a defect and keeps its traceback.
 """
 
+import contextlib
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def text(error: BaseException) -> str:
   """What an error says, in one line; its type if it says nothing."""
@@ -60,3 +65,21 @@ class RetryError(UserError):
   """
 
   status = 75
+
+
+@contextlib.contextmanager
+def full_disk_told():
+  """Around what writes: a disk that is full is no defect of the program.
+
+  Raises:
+    CheckpointError: it is full.
+  """
+  try:
+    yield
+  except OSError as e:
+    if e.errno not in FULL:
+      raise
+    raise CheckpointError(
+      f'{e.filename or "a file"} cannot be written ({e.strerror}); make room, '
+      'and give the same command again: what was saved is intact'
+    ) from e

@@ -81,7 +81,8 @@ def _run(command: command_lib.Command, *, debug: bool) -> int:
     distributed.check_same(asked | settings | runtime.versions(), c.patience)
     runtime.check_platform(c.platform)
     account = {'began': BEGAN} if mode == 'train' else {}
-    importlib.import_module(MODES[mode]).run(config, workdir, **account)
+    with errors.full_disk_told():
+      importlib.import_module(MODES[mode]).run(config, workdir, **account)
     if distributed.active():
       distributed.finish()
       # At the interpreter's end, threads that wait in JAX would abort.

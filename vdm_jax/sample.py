@@ -111,7 +111,7 @@ def run(config, workdir: pathlib.Path, devices=None):
   print_scores(scores)
 
 
-def checkpoints_of(config, workdir: pathlib.Path) -> checkpoint.Checkpoints:
+def checkpoints_of(config, workdir) -> checkpoint.Checkpoints:
   """The checkpoints of a run, to read that which `config.sample` asks for."""
   step = config.sample.step
   return checkpoint.Checkpoints(workdir, read_only=True, step=step)

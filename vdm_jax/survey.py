@@ -4,6 +4,7 @@ Of each model the training step is compiled as its config stands; where that
 does not fit, the setting for its batch that a whole plan would recommend.
 """
 
+import concurrent.futures
 import pathlib
 from typing import Any
 
@@ -36,20 +37,36 @@ def run(config, workdir: pathlib.Path, target: str = ''):
     validation.validate(model)
   places = {name: targets.find(name) for name in names}
   rows = []
-  for name, model in models.items():
-    row = {'model': name, 'batch': model.train.batch_size}
-    rows.append(row)
-    for place in places.values():
-      folder = workdir / place.name.replace(':', '_') / name
-      cell = planned(model, place, folder)
-      row |= {'parameters': cell.pop('parameters'), place.name: cell}
-      runtime.say(f'{name} on {place.name}: {text(cell)}')
-      writing.write_json(workdir / FILE, {'rows': rows})
+  with concurrent.futures.ThreadPoolExecutor(plan.WORKERS) as pool:
+    cells = {
+      (name, place): pool.submit(
+        planned, model, places[place], workdir / place.replace(':', '_') / name
+      )
+      for name, model in models.items()
+      for place in names
+    }
+    for name, model in models.items():
+      row = {'model': name, 'batch': model.train.batch_size}
+      rows.append(row)
+      for place in names:
+        cell = _result(cells[name, place], pool)
+        row |= {'parameters': cell.pop('parameters'), place: cell}
+        runtime.say(f'{name} on {place}: {text(cell)}')
+        writing.write_json(workdir / FILE, {'rows': rows})
   table = markdown(rows, names)
   writing.write_bytes(workdir / TABLE, '\n'.join([*table, '']).encode())
   for line in table:
     runtime.say(line)
   runtime.say(f'all of it in {workdir / TABLE}')
+
+
+def _result(cell: concurrent.futures.Future, pool) -> dict[str, Any]:
+  """Of one cell; what ends it ends the others, but for what compiles now."""
+  try:
+    return cell.result()
+  except BaseException:
+    pool.shutdown(wait=False, cancel_futures=True)
+    raise
 
 
 def planned(config, place: targets.Target, folder: pathlib.Path) -> dict:

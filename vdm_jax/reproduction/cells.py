@@ -24,6 +24,9 @@ FREE = (
   'name',
   'mesh',
   'data.workers',
+  'data.processes',
+  'data.timeout',
+  'data.memory',
   'model.remat',
   'init.workdir',  # what stands there is told apart by its own settings
   'train.log_every',
@@ -34,6 +37,7 @@ FREE = (
   'train.sample_count',
   'train.sample_steps',
   'train.watchdog',
+  'train.strict_resume',
   'train.tensorboard',
   'sample.batch_size',
   'sample.frame_rate',

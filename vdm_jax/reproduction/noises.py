@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vdm_jax import analyze, build, checkpoint, coder, sample
+from vdm_jax import analyze, build, coder, sample
 from vdm_jax import config as config_lib
 from vdm_jax.diffusion import correlation
 from vdm_jax.diffusion.noise import NoisePrior
@@ -33,7 +33,7 @@ def score(bench: Bench, name: str, prepared, seed: int) -> Scores:
   row, folder = prepared
   changes = {'sample.grid': 'karras', 'analyze.seed': seed}
   row = config_lib.varied(row, changes)
-  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+  checkpoints = sample.checkpoints_of(row, folder)
   told = sample.trained_with(checkpoints, row)
   clips = analyze.read(row, told, bench.mesh)
   model = coder.restore(row, told, checkpoints, bench.mesh)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from vdm_jax import build, checkpoint, request, sample, windows
+from vdm_jax import build, request, sample, windows
 from vdm_jax import config as config_lib
 from vdm_jax.data import seams, shapes
 from vdm_jax.media import gallery
@@ -59,7 +59,7 @@ def held_out(config, frames: int = 0, size: int = 0) -> shapes.Shapes:
 def prepare(bench: Bench, name: str, row) -> sample.Model:
   """The model of a row, trained."""
   row, folder = trained(bench, name, row)
-  checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+  checkpoints = sample.checkpoints_of(row, folder)
   known = sample.trained_with(checkpoints, row)
   return sample.restore(row, checkpoints, known, bench.mesh)
 
