@@ -59,15 +59,18 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
 class Bench:
   """Compiles cases, and keeps in the plan's file what came of them.
 
+  Its lines begin with `label`, where there are several.
+
   Attributes:
     found: by case what is known of it; None where the time was over.
     path: of the file.
   """
 
-  def __init__(self, config, target, workdir: pathlib.Path):
+  def __init__(self, config, target, workdir: pathlib.Path, label: str = ''):
     self.found: dict[Case, dict[str, Any] | None] = {}
     self.path = workdir / FILE
     self._config, self._target = config, target
+    self._label = label
     self._begin = time.monotonic()
     self._longest = {}  # seconds, by program
     self._lock = threading.Lock()
@@ -110,7 +113,7 @@ class Bench:
 
   def _say(self, text: str):
     gone = duration(time.monotonic() - self._begin)
-    runtime.say(f'[{gone:>6}] {text}')
+    runtime.say(f'[{gone:>6}] {self._label}{text}')
 
   def write(self, **results):
     """Writes the file, with what else there is to keep."""

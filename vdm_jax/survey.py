@@ -79,7 +79,8 @@ def planned(config, place: targets.Target, folder: pathlib.Path) -> dict:
     programs.check(config, place)
   except errors.ConfigError as e:
     return cell | {'why': str(e)}
-  bench = plan.Bench(config, place, folder)
+  label = f'{config.name}, {place.name}: '
+  bench = plan.Bench(config, place, folder, label)
   own, _ = plan.cases(config, place)
   case = own if fits(bench, own, place) else None
   if case is None:
