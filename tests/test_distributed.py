@@ -395,6 +395,42 @@ def test_two_processes_train_as_one(launch, tmp_path):
 
 
 @pytest.mark.slow
+def test_bad_clips_are_the_same_for_any_number_of_processes(launch, tmp_path):
+  """Of those that are not finite, and those that cannot be read."""
+  order = pipeline.Order(1000, 8, 0)
+  # Of the second process' half of a batch.
+  white, broken = int(order.step(3)[6]), int(order.step(1)[7])
+  mishap = {'white': [white], 'broken': [broken]}
+  found = {}
+  for count in (1, 2):
+    workdir = tmp_path / f'by_{count}'
+    job = launch(
+      workdir, count, devices=2 // count, mishap=mishap, train__steps=8
+    )
+    assert job.statuses() == [0] * count, job.text(0)
+    told = [job.text(i) for i in range(count)]
+    assert [f'clip {broken} is damaged' in t for t in told][-1]
+    rows = (workdir / 'bad_steps.jsonl').read_text().splitlines()
+    bad = [json.loads(row) for row in rows]
+    assert [r['step'] for r in bad] == [4]
+    found[count] = losses(workdir), state(workdir, jax.devices()[:1])
+  curves = np.array([found[count][0] for count in (1, 2)], float)
+  assert np.flatnonzero(np.isnan(curves).any(0)).tolist() == [3]
+  np.testing.assert_allclose(curves[1], curves[0], rtol=1e-6)
+  one, two = (jax.tree.leaves(jax.device_get(found[n][1])) for n in (1, 2))
+  for a, b in zip(one, two, strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6)
+  # Too many end all of them, each with the status of its kind.
+  everything = list(range(1000))
+  for mishap, status in (
+    ({'white': everything, 'broken': []}, 5),
+    ({'white': [], 'broken': everything}, 3),
+  ):
+    job = launch(tmp_path / str(status), 2, mishap=mishap, train__steps=100_000)
+    assert job.statuses() == [status, status], (job.text(0), job.text(1))
+
+
+@pytest.mark.slow
 def test_four_processes_hand_over_to_one_and_to_two(launch, tmp_path):
   config = {'train__steps': 20, 'train__checkpoint_every': 10}
   longer = config | {'train__steps': 25}
