@@ -182,3 +182,25 @@ def test_rates_and_intervals_on_the_command_line(monkeypatch):
   assert config.optim.rates == (('temporal', 1.0), ('.', 0.1))
   assert config.diffusion.interval == (0, 0.5)
   assert identity.from_json(identity.to_json(config)) == config
+
+
+def test_the_rate_rises_stays_and_falls():
+  rate = optim.schedule(2.0, 4, 5, 20)
+  found = [float(rate(n)) for n in range(20)]
+  up, down = [0.5, 1.0, 1.5, 2.0], [2.0, 1.6, 1.2, 0.8, 0.4]
+  np.testing.assert_allclose(found, up + 11 * [2.0] + down, rtol=1e-6)
+  constant = optim.schedule(2.0, 4, 0, 20)
+  assert [float(constant(n)) for n in (3, 19, 1000)] == 3 * [2.0]
+
+
+def test_a_cooldown_ends_with_the_training():
+  """Its last step is the smallest; without it, that is as large as any."""
+
+  def last(**overrides):
+    tx = optimizer(train__steps=8, **overrides)
+    state = tx.init(params())
+    for _ in range(8):
+      updates, state = tx.update(grads(0), state, params())
+    return np.abs(updates['temporal']['kernel']).max()
+
+  np.testing.assert_allclose(last(optim__cooldown=0.5) * 4, last(), rtol=1e-5)

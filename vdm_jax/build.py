@@ -314,17 +314,8 @@ NETWORKS = {'unet': _unet, 'efficient': _efficient}
 
 def optimizer(config):
   """The optimizer, as an optax transformation."""
-  c = config.optim
-  return optim.make_optimizer(
-    learning_rate=c.learning_rate,
-    warmup=c.warmup,
-    b1=c.b1,
-    b2=c.b2,
-    eps=c.eps,
-    weight_decay=c.weight_decay,
-    clip=c.clip,
-    rates=c.rates,
-  )
+  c = {k: v for k, v in config.optim.items() if k != 'ema'}
+  return optim.make_optimizer(steps=config.train.steps, **c)
 
 
 SCHEDULES = {

@@ -21,6 +21,8 @@ def make_optimizer(
   *,
   learning_rate: float,
   warmup: int,
+  cooldown: float,
+  steps: int,
   b1: float,
   b2: float,
   eps: float,
@@ -33,6 +35,9 @@ def make_optimizer(
   Args:
     learning_rate: the rate after warm-up; it stays constant from there on.
     warmup: steps of linear warm-up from zero.
+    cooldown: the last share of the steps, in which the rate falls linearly to
+      zero; 0: it does not. VDM's is constant.
+    steps: of the whole training, for the cooldown alone.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
@@ -48,9 +53,7 @@ def make_optimizer(
   Raises:
     ConfigError: on `init`, if a rule covers no parameter.
   """
-  rate = optax.linear_schedule(
-    learning_rate / max(warmup, 1), learning_rate, max(warmup - 1, 1)
-  )
+  rate = schedule(learning_rate, warmup, round(cooldown * steps), steps)
   adam = optax.chain(
     optax.clip_by_global_norm(clip if clip > 0 else float('inf')),
     optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
@@ -58,6 +61,26 @@ def make_optimizer(
     optax.scale_by_learning_rate(rate),
   )
   return with_rates(adam, rates) if rates else adam
+
+
+def schedule(
+  learning_rate: float, warmup: int, cooldown: int, steps: int
+) -> optax.Schedule:
+  """The learning rate by step: linear up, constant, linear down.
+
+  Args:
+    learning_rate: between the two.
+    warmup: steps until it is reached, the first of them at 1/warmup of it.
+    cooldown: steps at the end, the last of them at 1/cooldown of it; 0: none.
+    steps: all of them.
+  """
+  up = optax.linear_schedule(
+    learning_rate / max(warmup, 1), learning_rate, max(warmup - 1, 1)
+  )
+  if not cooldown:
+    return up
+  down = optax.linear_schedule(1.0, 0.0, cooldown, steps - cooldown)
+  return lambda step: up(step) * down(step)
 
 
 def with_rates(

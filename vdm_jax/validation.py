@@ -88,7 +88,12 @@ FRACTION = (
   'optim.b2',
   'optim.ema',
 )
-UNIT = ('data.bad_share', 'sample.gamma', 'refine.augment_level')
+UNIT = (
+  'data.bad_share',
+  'optim.cooldown',
+  'sample.gamma',
+  'refine.augment_level',
+)
 # Which hold whole numbers above 0, any number of them.
 SIZES = (
   'model.multipliers',

@@ -321,7 +321,7 @@ from vdm_jax.media import reading
 
 def grown(keep):
   before, kept = resident(), []
-  for _ in range(200):
+  for _ in range(400):
     kept.append(reading.read(sys.argv[1], range(20, 36), index=index))
     del kept[:-keep]
   return resident() - before
@@ -333,7 +333,7 @@ def resident():
 index = reading.scan(sys.argv[1])
 for _ in range(3):
   grown(1)
-print(grown(1), grown(200))
+print(grown(1), grown(400))
 """
 
 
