@@ -122,6 +122,7 @@ def test_each_window_sees_what_there_is(
   assert found != {'super': distance(coarse(high[:, [0, 4, 7]]), low)}
 
 
+@pytest.mark.slow
 def test_time_and_then_space(runs, tmp_path, drawn, capsys):
   c = config(
     runs,

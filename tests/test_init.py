@@ -153,6 +153,7 @@ def test_it_starts_split_over_devices(images, begun_video):
       np.testing.assert_allclose(value, whole[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_need_its_origin(
   images, tmp_path, monkeypatch, capsys
 ):
@@ -241,6 +242,7 @@ def test_rates_are_checked_before_anything_is_written(tmp_path, capsys):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_the_new_layers_alone(images, fresh, tmp_path, capsys):
   """PYoCo's way in one setting: what the images taught stays to the bit."""
   workdir, ema = images

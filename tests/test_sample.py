@@ -139,6 +139,7 @@ def test_a_long_sample_does_not_depend_on_its_batch(params):
   assert np.abs(split - whole).max() <= 1
 
 
+@pytest.mark.slow
 def test_from_a_prompt_to_the_gallery(tmp_path, monkeypatch, capsys):
   """Training on captions and sampling one, both by the command."""
   c = tiny.config(text__kind='words', text__max_length=8, train__steps=2)

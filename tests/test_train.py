@@ -63,6 +63,7 @@ def whole(tmp_path_factory):
   return saved_state(tiny.config(), workdir), losses(workdir)
 
 
+@pytest.mark.slow
 def test_ten_steps_are_five_and_five(whole, tmp_path):
   train.run(tiny.config(train__steps=5), tmp_path, TWO)
   half = saved_state(tiny.config(), tmp_path)

@@ -210,6 +210,7 @@ def distances(found, reference):
   return {k: frechet_distance(v, reference).value for k, v in found.items()}
 
 
+@pytest.mark.slow
 def test_controls_come_in_the_right_order():
   """Real clips first, lightly noised ones next, everything else behind."""
   plan = dataclasses.replace(

@@ -83,7 +83,7 @@ def run(config, workdir: pathlib.Path):
 
 def peak_flops(mesh, dtype: str) -> float:
   """FLOP/s of all devices of a mesh in products of large matrices."""
-  size = 2048 if jax.default_backend() == 'cpu' else 8192
+  size = 1024 if jax.default_backend() == 'cpu' else 8192
   place = NamedSharding(mesh, P(mesh.axis_names))
   make = lambda: jnp.ones((mesh.size, size, size), dtype) / size  # noqa: E731
 
