@@ -14,6 +14,7 @@ from vdm_jax import step, train
 # Parts of a config that no program of training depends on.
 ASIDE = ('sample.', 'evaluate.', 'reproduce.', 'analyze.', 'init.', 'mesh.')
 ASIDE += ('train.steps', 'train.keep', 'train.checkpoint_every', 'train.log')
+ASIDE += ('train.allow_data_change',)
 _made = {}
 
 

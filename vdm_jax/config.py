@@ -144,9 +144,8 @@ def _optim() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.learning_rate = 3e-4
   c.warmup = 1000  # steps; ours
-  c.cooldown = (
-    0.0  # last share of the steps, in which the rate falls to 0; ours
-  )
+  # The last share of the steps, in which the rate falls to 0; ours.
+  c.cooldown = 0.0
   c.b1 = 0.9
   c.b2 = 0.99
   c.eps = 1e-8  # ours

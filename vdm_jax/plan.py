@@ -196,7 +196,7 @@ def solve(
   design = search.design(own, states, memory)
   found = bench.all([own, *design.cases, *beside])
   model = search.fit(design, states, found)
-  usable = memory * (1 - search.MARGIN)
+  usable = search.usable(memory)
   rows = search.rows(model, found, usable) if memory else []
   return rows, choose(bench, rows, own, usable, model)
 
@@ -222,12 +222,17 @@ def choose(bench, rows, own: Case, usable: float, model) -> Case | None:
   return None
 
 
+def training_flops(config, case: Case, forward: dict[str, float]) -> float:
+  """FLOPs a chip that a step takes, however it is programmed."""
+  clips = case.batch * case.accumulate / config.mesh.space
+  return 3 * forward['training'] * clips
+
+
 def report(config, target, bench, own, sampling, states, forward):
   """Prints what is known of the config's own programs."""
   facts = bench.found[own]
   if facts:
-    useful = 3 * forward['training'] * own.batch * own.accumulate
-    useful /= config.mesh.space
+    useful = training_flops(config, own, forward)
     kind = {'useful': useful, 'images': config.data.images}
     for line in describe.program(facts, target, **kind):
       runtime.say(line)
@@ -260,8 +265,8 @@ def advise(config, target, rows, own, chosen, found):
   wanted = f'a batch of {config.train.batch_size}, {own.batch} a chip'
   facts = found[own]
   if facts:
-    usable = target.memory * (1 - search.MARGIN)
-    word = 'fits' if search.fits(facts, usable) else 'does not fit'
+    fits = search.fits(facts, search.usable(target.memory))
+    word = 'fits' if fits else 'does not fit'
     runtime.say(f'{wanted}, {word} as the config stands')
   if chosen is None:
     runtime.say(

@@ -35,22 +35,28 @@ def run(config, workdir: pathlib.Path, target: str = ''):
   models = {name: config.plan.models[name] for name in config.plan.order}
   for model in models.values():
     validation.validate(model)
-  places = {name: targets.find(name) for name in names}
+  places = [targets.find(name) for name in names]
+  forward = {n: programs.forward_flops(model) for n, model in models.items()}
   rows = []
   with concurrent.futures.ThreadPoolExecutor(plan.WORKERS) as pool:
     cells = {
-      (name, place): pool.submit(
-        planned, model, places[place], workdir / place.replace(':', '_') / name
+      (name, place.name): pool.submit(
+        planned,
+        model,
+        place,
+        workdir / place.name.replace(':', '_') / name,
+        forward[name],
       )
       for name, model in models.items()
-      for place in names
+      for place in places
     }
     for name, model in models.items():
+      # How many there are does not depend on where they lie.
+      states = programs.state_bytes(model, places[0], [1])
       row = {'model': name, 'batch': model.train.batch_size}
-      rows.append(row)
+      rows.append(row | {'parameters': states[1]['parameters']})
       for place in names:
-        cell = _result(cells[name, place], pool)
-        row |= {'parameters': cell.pop('parameters'), place: cell}
+        cell = rows[-1][place] = _result(cells[name, place], pool)
         runtime.say(f'{name} on {place}: {text(cell)}')
         writing.write_json(workdir / FILE, {'rows': rows})
   table = markdown(rows, names)
@@ -69,49 +75,48 @@ def _result(cell: concurrent.futures.Future, pool) -> dict[str, Any]:
     raise
 
 
-def planned(config, place: targets.Target, folder: pathlib.Path) -> dict:
-  """What one model takes on one machine; `setting` is None if none is known."""
-  batch = config.train.batch_size
-  states = programs.state_bytes(config, place, [config.mesh.fsdp])
-  first = next(iter(states.values()))
-  cell: dict[str, Any] = {'parameters': first['parameters'], 'setting': None}
+def planned(
+  config,
+  place: targets.Target,
+  folder: pathlib.Path,
+  forward: dict[str, float],
+) -> dict[str, Any]:
+  """What one model takes on one machine, or `why` that is not known.
+
+  `setting` is what to change in the config; None: it fits as it stands.
+  """
   try:
     programs.check(config, place)
   except errors.ConfigError as e:
-    return cell | {'why': str(e)}
+    return {'why': str(e)}
   label = f'{config.name}, {place.name}: '
   bench = plan.Bench(config, place, folder, label)
   own, _ = plan.cases(config, place)
   case = own if fits(bench, own, place) else None
   if case is None:
-    shards = batch // (own.batch * own.accumulate)
+    shards = config.train.batch_size // (own.batch * own.accumulate)
     sizes = sorted({*search.sizes(shards), own.fsdp})
     states = programs.state_bytes(config, place, sizes)
     totals = {n: s['state'] for n, s in states.items()}
     _, case = plan.solve(bench, own, totals, place.memory)
   if case is None:
-    return cell | {'why': 'nothing that was compiled fits'}
+    return {'why': 'nothing that was compiled fits'}
   facts = bench.found[case]
-  return (
-    cell
-    | speed(config, case, facts, place)
-    | {
-      'setting': None if case == own else plan.overrides(config, case, place),
-      'remat': case.remat,
-      'fsdp': case.fsdp,
-      'accumulate': case.accumulate,
-      'bytes': facts['needed'],
-    }
-  )
+  useful = plan.training_flops(config, case, forward)
+  return speed(config, facts, place, useful) | {
+    'setting': None if case == own else plan.overrides(config, case, place),
+    'remat': case.remat,
+    'fsdp': case.fsdp,
+    'accumulate': case.accumulate,
+    'bytes': facts['needed'],
+  }
 
 
-def speed(config, case: programs.Case, facts, place) -> dict[str, float]:
-  """The best that the program can do; nothing of a chip that is not known."""
+def speed(config, facts, place, useful: float) -> dict[str, float]:
+  """What it does if each kernel runs at its limit; of a chip that is known."""
   seconds = facts['bound']['serial']
   if not place.flops or not seconds:
     return {}
-  useful = 3 * programs.forward_flops(config)['training']
-  useful *= case.batch * case.accumulate / config.mesh.space
   return {
     'seconds': seconds,
     'utilisation': useful / (seconds * place.flops),
@@ -122,8 +127,7 @@ def speed(config, case: programs.Case, facts, place) -> dict[str, float]:
 def fits(bench: plan.Bench, case: programs.Case, place) -> bool:
   """Whether a case, compiled now, leaves the margin of a plan."""
   facts = bench.all([case])[case]
-  usable = place.memory * (1 - search.MARGIN)
-  return bool(facts) and search.fits(facts, usable)
+  return bool(facts) and search.fits(facts, search.usable(place.memory))
 
 
 def text(cell: dict[str, Any]) -> str:
@@ -151,7 +155,7 @@ def markdown(rows: list[dict[str, Any]], names) -> list[str]:
     '|---|---|---|' + '---|' * len(names),
   ]
   for row in rows:
-    cells = ' | '.join(text(row[name]) for name in names if name in row)
+    cells = ' | '.join(text(row[name]) for name in names)
     size = f'{row["parameters"] / 1e6:.0f} M'
     lines.append(f'| {row["model"]} | {size} | {row["batch"]} | {cells} |')
   return lines

@@ -70,18 +70,17 @@ def _convolution(eqn, padded: bool) -> int:
   total = y[result[0]] * y[result[1]] * w[kernel[1]]
   for i in range(len(y) - 2):
     outputs, taps = y[result[2 + i]], w[kernel[2 + i]]
-    total *= (
-      (outputs * taps)
-      if padded
-      else pairs(
-        inputs=x[given[2 + i]],
-        outputs=outputs,
-        taps=taps,
-        stride=p['window_strides'][i],
-        before=p['padding'][i][0],
-        spread=p['lhs_dilation'][i],
-        apart=p['rhs_dilation'][i],
-      )
+    if padded:
+      total *= outputs * taps
+      continue
+    total *= pairs(
+      inputs=x[given[2 + i]],
+      outputs=outputs,
+      taps=taps,
+      stride=p['window_strides'][i],
+      before=p['padding'][i][0],
+      spread=p['lhs_dilation'][i],
+      apart=p['rhs_dilation'][i],
     )
   return total
 

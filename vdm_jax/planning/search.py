@@ -172,6 +172,11 @@ def rows(
   return table
 
 
+def usable(memory: int) -> float:
+  """Bytes of a chip that a program may take; 0: not known."""
+  return memory * (1 - MARGIN)
+
+
 def fits(facts: Facts, usable: float) -> bool:
   """Whether a program fits with the margin."""
   return facts['fits'] and (not usable or facts['needed'] <= usable)
