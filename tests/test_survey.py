@@ -50,14 +50,15 @@ def compiled(monkeypatch):
   return seen
 
 
-def test_what_does_not_fit_gets_the_setting_of_a_plan(
-  config, compiled, tmp_path, capsys
-):
+def test_what_does_not_fit_gets_a_setting(config, compiled, tmp_path, capsys):
   survey.run(config, tmp_path)
   small, large = json.loads((tmp_path / 'plans.json').read_text())['rows']
   assert small['here']['setting'] is None
   assert [case.batch for size, case in compiled if size == 8] == [1]
-  assert large['here']['accumulate'] * 8 * 2 >= 32
+  # More fsdp could not help, as the state is small: that is not compiled.
+  tried = [case for size, case in compiled if size == 32]
+  assert [(case.batch, case.accumulate) for case in tried] == [(4, 1), (2, 2)]
+  assert [case.fsdp for case in tried] == [1, 8]
   assert '--config.train.accumulate=2' in large['here']['setting']
   assert large['here']['bytes'] <= 4 * MIB
   # 32 clips in half a second, of three forward passes each, on eight devices.

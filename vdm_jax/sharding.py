@@ -27,11 +27,13 @@ VIDEO = P(('data', 'fsdp'), None, 'space')
 
 # First match wins. 'largest': the largest axis that fsdp divides is split over
 # it, later axes first among equals; an array without one is replicated. Vectors
-# and tables of positions are, too: they are less than a hundredth of the
-# numbers, and gathering them would be most of the exchanges.
+# and tables are, too: they are less than a hundredth of the numbers, and
+# gathering them would be most of the exchanges.
 RULES = (
   (r'(^|/)(step|count)$', 'replicated'),
   (r'/(bias|scale|query|rel_k|rel_v)$', 'replicated'),
+  # Looked up by examples, which lie over `fsdp` too.
+  (r'(^|/)(label|text)/embedding$', 'replicated'),
   (r'/(kernel|embedding)$', 'largest'),
 )
 

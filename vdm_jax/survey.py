@@ -1,19 +1,24 @@
 """Plans of many models for many machines, in one table.
 
 Of each model the training step is compiled as its config stands; where that
-does not fit, the setting for its batch that a whole plan would recommend.
+does not fit, with more fsdp, and with the batch in parts if need be. A plan of
+the model alone tells more, and may find a faster setting.
 """
 
 import concurrent.futures
+import dataclasses
 import pathlib
 from typing import Any
 
 from vdm_jax import errors, plan, runtime, validation
 from vdm_jax.media import writing
 from vdm_jax.planning import describe, programs, search, targets
+from vdm_jax.planning.programs import Case
 
 FILE = 'plans.json'
 TABLE = 'plans.md'
+# Parameters, their average and two moments in float32; gradients besides.
+WITH_GRADIENTS = 5 / 4
 
 
 def run(config, workdir: pathlib.Path, target: str = ''):
@@ -89,27 +94,57 @@ def planned(
     programs.check(config, place)
   except errors.ConfigError as e:
     return {'why': str(e)}
-  label = f'{config.name}, {place.name}: '
-  bench = plan.Bench(config, place, folder, label)
+  bench = plan.Bench(config, place, folder, f'{config.name}, {place.name}: ')
   own, _ = plan.cases(config, place)
-  case = own if fits(bench, own, place) else None
-  if case is None:
-    shards = config.train.batch_size // (own.batch * own.accumulate)
-    sizes = sorted({*search.sizes(shards), own.fsdp})
-    states = programs.state_bytes(config, place, sizes)
-    totals = {n: s['state'] for n, s in states.items()}
-    _, case = plan.solve(bench, own, totals, place.memory)
+  case = fitting(bench, config, place, own)
   if case is None:
     return {'why': 'nothing that was compiled fits'}
   facts = bench.found[case]
   useful = plan.training_flops(config, case, forward)
   return speed(config, facts, place, useful) | {
     'setting': None if case == own else plan.overrides(config, case, place),
-    'remat': case.remat,
     'fsdp': case.fsdp,
     'accumulate': case.accumulate,
     'bytes': facts['needed'],
   }
+
+
+def fitting(bench: plan.Bench, config, place, own: Case) -> Case | None:
+  """The first that leaves a plan's margin; None: there is none, or no time.
+
+  What the config says, then more fsdp, then parts of a batch, too. What cannot
+  fit, by what was compiled before, is left out.
+  """
+  usable = search.usable(place.memory)
+  shards = config.train.batch_size // (own.batch * own.accumulate)
+  sizes = sorted({*search.sizes(shards), own.fsdp})
+  states = programs.state_bytes(config, place, sizes)
+  held = {n: s['state'] * WITH_GRADIENTS for n, s in states.items()}
+  needed = None  # beside state and gradients, for each example
+  for case in settings(own, sizes):
+    if needed and held[case.fsdp] + needed * case.batch > usable:
+      continue
+    facts = bench.all([case])[case]
+    if facts is None:
+      return None
+    if search.fits(facts, usable):
+      return case
+    if facts['needed']:
+      needed = (facts['needed'] - held[case.fsdp]) / case.batch
+  return None
+
+
+def settings(own: Case, sizes: list[int]) -> list[Case]:
+  """A config's own case, and those that take less memory, in steps."""
+  more = [dataclasses.replace(own, fsdp=n) for n in sizes if n > own.fsdp]
+  parts = [n for n in range(2, own.batch + 1) if not own.batch % n]
+  most = [own, *more][-1]
+  return [own, *more] + [
+    dataclasses.replace(
+      most, batch=own.batch // n, accumulate=own.accumulate * n
+    )
+    for n in parts
+  ]
 
 
 def speed(config, facts, place, useful: float) -> dict[str, float]:
@@ -124,12 +159,6 @@ def speed(config, facts, place, useful: float) -> dict[str, float]:
   }
 
 
-def fits(bench: plan.Bench, case: programs.Case, place) -> bool:
-  """Whether a case, compiled now, leaves the margin of a plan."""
-  facts = bench.all([case])[case]
-  return bool(facts) and search.fits(facts, search.usable(place.memory))
-
-
 def text(cell: dict[str, Any]) -> str:
   """A cell of the table."""
   if 'bytes' not in cell:
@@ -141,7 +170,7 @@ def text(cell: dict[str, Any]) -> str:
       f'{cell["clips_per_second"]:.3g} clips/s',
     ]
   if cell['setting']:
-    setting = f'remat {cell["remat"]}, fsdp {cell["fsdp"]}'
+    setting = f'fsdp {cell["fsdp"]}'
     if cell['accumulate'] > 1:
       setting += f', {cell["accumulate"]} parts'
     parts.append(setting)
