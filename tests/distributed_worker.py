@@ -91,28 +91,13 @@ def slow_compiler(train):
 
 def spoil(white, broken):
   """The clips of some indices are not finite, those of others not readable."""
-  import jax.numpy as jnp
-
+  from tests import spoilt
   from vdm_jax import build, step
   from vdm_jax.conditions import Conditions
-  from vdm_jax.data import shapes
 
-  class Source(shapes.Shapes):
-    def clip(self, index, rng):
-      if index in broken:
-        raise errors.DataError(f'clip {index} is damaged; mend it')
-      clip = super().clip(index, rng)
-      if index in white:
-        clip['video'] = np.full_like(clip['video'], 255)
-      return clip
-
-  def to_float(video):
-    bad = jnp.all(video == 255, axis=(1, 2, 3, 4), keepdims=True)
-    return jnp.where(bad, jnp.nan, video / jnp.float32(127.5) - 1)
-
-  source = Source(frames=3, size=8, length=1000)
+  source = spoilt.Spoilt(white, broken)
   build.data = lambda config: (source, Conditions())
-  step.to_float = to_float
+  step.to_float = spoilt.to_float(np.nan)
 
 
 def stop_at(train):

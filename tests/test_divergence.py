@@ -11,11 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from tests import tiny
+from tests import spoilt, tiny
+from tests.spoilt import Spoilt
 from vdm_jax import build, checkpoint, errors, logs, loop, meters, train
 from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
-from vdm_jax.data import pipeline, shapes
+from vdm_jax.data import pipeline
 
 TWO = jax.devices()[:2]
 SPOILT = {'nan': np.nan, 'inf': np.inf, 'overflow': np.float32(3e38)}
@@ -34,41 +35,12 @@ class Micro(nn.Module):
     return nn.Dense(3)(z)
 
 
-class Spoilt:
-  """Shapes, of which some clips are white: `spoil` makes these not finite."""
-
-  classes = ()
-
-  def __init__(self, bad, length=1000):
-    self._shapes = shapes.Shapes(frames=3, size=8, length=length)
-    self._bad = frozenset(bad)
-
-  def __len__(self):
-    return len(self._shapes)
-
-  def name(self, index):
-    return f'clip {index}'
-
-  def clip(self, index, rng):
-    clip = self._shapes.clip(index, rng)
-    if index in self._bad:
-      clip['video'] = np.full_like(clip['video'], 255)
-    return clip
-
-  def signature(self):
-    return {'spoilt': sorted(self._bad)}
-
-
 @pytest.fixture
 def spoil(monkeypatch):
   """Makes white clips a number of the test's choice, inside the step."""
 
   def choose(value):
-    def to_float(video):
-      white = jnp.all(video == 255, axis=(1, 2, 3, 4), keepdims=True)
-      return jnp.where(white, value, video / jnp.float32(127.5) - 1)
-
-    monkeypatch.setattr(step_lib, 'to_float', to_float)
+    monkeypatch.setattr(step_lib, 'to_float', spoilt.to_float(value))
 
   return choose
 
@@ -133,9 +105,7 @@ def test_a_step_goes_on_as_if_there_had_been_no_bad_one(spoil):
     Spoilt({int(order.step(1)[0])}), build.optimizer(tiny.config())
   )
   step, _ = make_step(build.optimizer(tiny.config()))
-  second = next(
-    pipeline.batches(Spoilt(()), batch_size=8, seed=0, start_step=2)
-  )
+  second = next(pipeline.batches(Spoilt(), batch_size=8, seed=0, start_step=2))
   skipped = states[1].replace(step=np.int32(2))
   after, _ = step(skipped, {'video': second['video']})
   assert bits(after) == bits(states[3])
@@ -163,13 +133,13 @@ OVERFLOWS = {
 @pytest.mark.parametrize('kind', OVERFLOWS)
 def test_what_a_step_would_leave_behind_is_looked_at(kind, monkeypatch):
   tx, good = OVERFLOWS[kind]
-  states, rows = walk(Spoilt(()), tx)
+  states, rows = walk(Spoilt(), tx)
   assert [bool(r['finite']) for r in rows] == good
   assert all(np.isfinite(r['loss'] + r['grad_norm']) for r in rows)
   for (before, after), ok in zip(itertools.pairwise(states), good, strict=True):
     assert ok or kept(before, after)
   monkeypatch.setattr(step_lib, 'all_finite', lambda tree: jnp.bool_(True))
-  states, rows = walk(Spoilt(()), tx, steps=good.index(False) + 1)
+  states, rows = walk(Spoilt(), tx, steps=good.index(False) + 1)
   assert rows[-1]['finite'] and not kept(*states[-2:])
 
 
@@ -178,7 +148,7 @@ def test_an_average_that_overflows_is_looked_at():
   step, state = make_step(tx)
   huge = jax.tree.map(lambda p: jnp.full_like(p, -3e38), state.ema_params)
   params = jax.tree.map(lambda p: jnp.full_like(p, 1e10), state.params)
-  batch = next(pipeline.batches(Spoilt(()), batch_size=8, seed=0))
+  batch = next(pipeline.batches(Spoilt(), batch_size=8, seed=0))
   state = state.replace(params=params, ema_params=huge)
   after, metrics = step(state, {'video': batch['video']})
   assert metrics['finite']  # the control
@@ -269,11 +239,11 @@ def test_a_run_goes_on_and_tells(run, capsys):
   config, workdir = run('whole', clips_of(2, 5, 6))
   told = [t for t in capsys.readouterr().err.splitlines() if 'not finite' in t]
   assert [t.split('step ')[1].split()[0] for t in told] == ['2', '5', '6']
-  assert 'loss nan' in told[0] and 'clip ' in told[0] and len(told[0]) < 300
+  assert 'loss nan' in told[0] and 'shapes-0-' in told[0] and len(told[0]) < 300
   bad = lines(workdir / loop.BAD_STEPS)
   assert [b['step'] for b in bad] == [2, 5, 6]
   for entry in bad:
-    expected = [f'clip {i}' for i in ORDER.step(entry['step'] - 1)]
+    expected = [f'shapes-0-{i}' for i in ORDER.step(entry['step'] - 1)]
     assert entry['clips'] == expected
   rows = logs.read(workdir / 'metrics.jsonl')
   assert [r['bad_steps'] for r in rows] == [0, 1, 0, 0, 1, 1, 0, 0, 0, 0]
@@ -298,7 +268,7 @@ def test_too_many_bad_steps_end_a_run(run, tmp_path, monkeypatch):
   with pytest.raises(errors.DivergedError) as caught:
     run('bad', bad, train__bad_steps=3, train__steps=20)
   text = str(caught.value)
-  for part in ('3 step', 'step 6', 'clip ', 'checkpoint 4 is good', 'init'):
+  for part in ('3 step', 'step 6', 'shapes-0-', 'checkpoint 4 is good', 'init'):
     assert part in text
   assert len(text) <= 300 and '\n' not in text
   assert caught.value.status == 5

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import tiny
-from vdm_jax import command, identity, main, train
+from vdm_jax import command, convert, identity, main, plan, train
 
 TINY = (
   '--config=configs/shapes.py:tiny',
@@ -108,18 +108,23 @@ def test_bad_folder(kind, monkeypatch, capsys, tmp_path):
   assert len(text.strip().splitlines()[-1]) <= 320
 
 
-def test_a_full_disk_is_one_line(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize('mode', [train, plan, convert])
+def test_a_full_disk_is_one_line(mode, monkeypatch, capsys, tmp_path):
   def full(*_, **__):
     raise OSError(number, os.strerror(number), 'final.mp4')
 
-  monkeypatch.setattr(train, 'run', full)
+  monkeypatch.setattr(mode, 'run', full)
+  name = mode.__name__.rpartition('.')[2]
+  argv = [*TINY, f'--mode={name}', f'--workdir={tmp_path}']
+  if mode is convert:
+    argv = ['--mode=convert', '--network=inception', '--weights=a.pt']
   number = errno.ENOSPC
-  status, text = run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
+  status, text = run(monkeypatch, capsys, *argv)
   assert status == 4 and 'final.mp4 cannot be written (No space' in text
   assert 'make room' in text and text.count('\n') == 1
   number = errno.EIO  # any other is a defect, and keeps its traceback
   with pytest.raises(OSError, match=r'final\.mp4'):
-    run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
+    run(monkeypatch, capsys, *argv)
 
 
 def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):

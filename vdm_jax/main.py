@@ -108,7 +108,8 @@ def _plan(command: command_lib.Command, *, debug: bool) -> int:
   target = {'target': command.target} if command.target else {}
   several = 'plan' in command.config
   run = survey.run if several else plan.run
-  run(command.config, command.workdir, **target)
+  with errors.full_disk_told():
+    run(command.config, command.workdir, **target)
   return 0
 
 
@@ -132,7 +133,8 @@ def _convert(argv: list[str], *, debug: bool) -> int:
   from vdm_jax import convert, runtime
 
   runtime.start(debug=debug)
-  convert.run(**given)
+  with errors.full_disk_told():
+    convert.run(**given)
   return 0
 
 
