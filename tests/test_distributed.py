@@ -431,6 +431,37 @@ def test_bad_clips_are_the_same_for_any_number_of_processes(launch, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_table_by_two_processes_is_that_of_one(tmp_path):
+  found = {}
+  for count in (1, 2):
+    folder = tmp_path / f'by_{count}'
+    folder.mkdir()
+    command = [sys.executable, '-m', 'vdm_jax.main', '--mode=table']
+    command += ['--config=configs/repro/vdm_table6.py:tiny']
+    command += [f'--config.mesh.cpu_devices={2 // count}']
+    command += [f'--workdir={folder}']
+    place = [f'--coordinator=127.0.0.1:{free_port()}', f'--processes={count}']
+    commands = [[*command, *place, f'--process={i}'] for i in range(count)]
+    job = Job(folder, commands if count > 1 else [command], {})
+    assert job.statuses() == [0] * count, [*map(job.text, range(count))]
+    found[count] = json.loads((folder / 'table.json').read_text())
+    cells = len([*(folder / 'cells').iterdir()])
+    assert cells == 6 and (folder / 'table.md').read_text() in job.text(0)
+    # Kept cells are taken by both, and nothing is trained.
+    again = Job(folder, commands if count > 1 else [command], {})
+    assert again.statuses() == [0] * count, [*map(again.text, range(count))]
+    assert again.text(0).count('scores are there') == cells
+  assert 'table' not in job.text(1)
+  rows = [found[count]['rows'] for count in (1, 2)]
+  assert rows[0].keys() == rows[1].keys() and len(rows[0]) >= 3
+  for name in rows[0]:
+    ours, theirs = (r[name] for r in rows)
+    assert ours.keys() == theirs.keys()
+    for score in ours:
+      np.testing.assert_allclose(ours[score], theirs[score], atol=0.1)
+
+
+@pytest.mark.slow
 def test_four_processes_hand_over_to_one_and_to_two(launch, tmp_path):
   config = {'train__steps': 20, 'train__checkpoint_every': 10}
   longer = config | {'train__steps': 25}

@@ -6,6 +6,7 @@ target, for shapes; no array is made and no data is read.
 
 import concurrent.futures
 import json
+import math
 import pathlib
 import threading
 import time
@@ -34,7 +35,7 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
   """
   place = targets.find(target)
   programs.check(config, place)
-  bench = Bench(config, place, workdir)
+  bench = Bench(config, place, workdir, seconds=BUDGET)
   own, sampling = cases(config, place)
   sizes = sorted({*search.sizes(_shards(config, place)), own.fsdp})
   states = programs.state_bytes(config, place, sizes)
@@ -59,18 +60,27 @@ def run(config, workdir: pathlib.Path, target: str = targets.HERE):
 class Bench:
   """Compiles cases, and keeps in the plan's file what came of them.
 
-  Its lines begin with `label`, where there are several.
+  Its lines begin with `label`, where there are several. No compilation begins
+  that may not end in `seconds`, and none goes on for longer.
 
   Attributes:
     found: by case what is known of it; None where the time was over.
     path: of the file.
   """
 
-  def __init__(self, config, target, workdir: pathlib.Path, label: str = ''):
+  def __init__(
+    self,
+    config,
+    target,
+    workdir: pathlib.Path,
+    *,
+    label: str = '',
+    seconds: float = math.inf,
+  ):
     self.found: dict[Case, dict[str, Any] | None] = {}
     self.path = workdir / FILE
     self._config, self._target = config, target
-    self._label = label
+    self._label, self._seconds = label, seconds
     self._begin = time.monotonic()
     self._longest = {}  # seconds, by program
     self._lock = threading.Lock()
@@ -90,7 +100,7 @@ class Bench:
     name = programs.key(self._config, self._target, case)
     if name in self._kept:
       return self._kept[name]
-    rest = BUDGET - (time.monotonic() - self._begin)
+    rest = self._seconds - (time.monotonic() - self._begin)
     if rest < self._longest.get(case.program, 0.0):
       self._say(f'{case.text()}: left out, the time is over')
       return None

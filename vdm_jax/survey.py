@@ -25,7 +25,7 @@ def run(config, workdir: pathlib.Path, target: str = ''):
   """Prints the table, and writes it to `plans.md` and `plans.json`.
 
   What is compiled is kept in `workdir/TARGET/MODEL/plan.json`: the same
-  command goes on after an interruption, or after the time of a plan was over.
+  command goes on after an interruption.
 
   Args:
     config: its section `plan` holds `targets` and `order`, names of machines
@@ -94,7 +94,8 @@ def planned(
     programs.check(config, place)
   except errors.ConfigError as e:
     return {'why': str(e)}
-  bench = plan.Bench(config, place, folder, f'{config.name}, {place.name}: ')
+  label = f'{config.name}, {place.name}: '
+  bench = plan.Bench(config, place, folder, label=label)
   own, _ = plan.cases(config, place)
   case = fitting(bench, config, place, own)
   if case is None:
@@ -110,23 +111,21 @@ def planned(
 
 
 def fitting(bench: plan.Bench, config, place, own: Case) -> Case | None:
-  """The first that leaves a plan's margin; None: there is none, or no time.
+  """The first that leaves a plan's margin; None: there is none.
 
   What the config says, then more fsdp, then parts of a batch, too. What cannot
-  fit, by what was compiled before, is left out.
+  fit, by its state and what was compiled before, is left out.
   """
   usable = search.usable(place.memory)
   shards = config.train.batch_size // (own.batch * own.accumulate)
   sizes = sorted({*search.sizes(shards), own.fsdp})
   states = programs.state_bytes(config, place, sizes)
   held = {n: s['state'] * WITH_GRADIENTS for n, s in states.items()}
-  needed = None  # beside state and gradients, for each example
+  needed = 0.0  # beside state and gradients, for each example, at the least
   for case in settings(own, sizes):
-    if needed and held[case.fsdp] + needed * case.batch > usable:
+    if usable and held[case.fsdp] + needed * case.batch > usable:
       continue
     facts = bench.all([case])[case]
-    if facts is None:
-      return None
     if search.fits(facts, usable):
       return case
     if facts['needed']:
