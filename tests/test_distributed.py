@@ -454,11 +454,11 @@ def test_a_table_by_two_processes_is_that_of_one(tmp_path):
   assert 'table' not in job.text(1)
   rows = [found[count]['rows'] for count in (1, 2)]
   assert rows[0].keys() == rows[1].keys() and len(rows[0]) >= 3
-  for name in rows[0]:
-    ours, theirs = (r[name] for r in rows)
-    assert ours.keys() == theirs.keys()
-    for score in ours:
-      np.testing.assert_allclose(ours[score], theirs[score], atol=0.1)
+  for name, seeds in rows[0].items():
+    for ours, theirs in zip(seeds, rows[1][name], strict=True):
+      assert ours.keys() == theirs.keys()
+      for score, value in ours.items():
+        np.testing.assert_allclose(theirs[score], value, atol=0.1)
 
 
 @pytest.mark.slow
