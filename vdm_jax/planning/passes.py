@@ -45,7 +45,7 @@ def compile_passes(
   paths = [str(pathlib.Path(__file__).parents[2])]
   paths += filter(None, [os.environ.get('PYTHONPATH')])
   process = subprocess.Popen(
-    [sys.executable, '-m', 'vdm_jax.planning.passes', str(folder)],
+    [sys.executable, '-m', 'vdm_jax.planning.compiler', str(folder)],
     stdout=subprocess.DEVNULL,
     stderr=(folder / 'messages.txt').open('w'),
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
@@ -119,31 +119,3 @@ def allocated(text: str) -> dict[str, int]:
   parts['outputs'] += parts['aliased']
   kept = parts['arguments'] + parts['outputs'] - parts['aliased']
   return parts | {'code': 0, 'total': kept + parts['temporaries']}
-
-
-def main(folder: pathlib.Path):
-  """Runs the compiler, until it is ended."""
-  import jax
-
-  from vdm_jax.planning import flops, programs, targets
-
-  job = json.loads((folder / 'job.json').read_text())
-  target = targets.find(job['target'])
-  # Its programs cannot be read back without a TPU, and are to be optimised.
-  jax.config.update('jax_enable_compilation_cache', False)
-  jax.config.update('jax_disable_most_optimizations', False)
-  config = identity.from_json(job['config'])
-  traced = programs.trace(config, target, programs.Case(**job['case']))
-  counted = flops.count(traced.jaxpr.jaxpr)
-  (folder / 'traced.json').write_text(json.dumps({'counted': counted}))
-  dumps = {'xla_dump_to': str(folder), 'xla_dump_hlo_as_text': True}
-  try:
-    traced.lower().compile(compiler_options=dumps)
-  except jax.errors.JaxRuntimeError as e:
-    if 'RESOURCE_EXHAUSTED' not in str(e):
-      raise
-    (folder / 'error.txt').write_text(str(e))
-
-
-if __name__ == '__main__':
-  main(pathlib.Path(sys.argv[1]))

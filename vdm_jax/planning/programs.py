@@ -41,7 +41,8 @@ SOME_WORDS = 1000
 TEXT_DIM = 1024  # BERT-large, T5-large, T5-11B
 TEXT2_DIM = 768  # CLIP ViT-L
 # What a program is made of, and what is read from it.
-SOURCES = ('nn/*.py', 'diffusion/*.py', 'planning/p*.py', 'planning/hlo*.py')
+SOURCES = ('nn/*.py', 'diffusion/*.py')
+SOURCES += ('planning/[cp]*.py', 'planning/hlo*.py')
 SOURCES += tuple(
   f'{name}.py'
   for name in ('step', 'state', 'optim', 'sharding', 'conditions', 'refine')
