@@ -33,7 +33,7 @@ RULES = (
   (r'(^|/)(step|count)$', 'replicated'),
   (r'/(bias|scale|query|rel_k|rel_v)$', 'replicated'),
   # Looked up by examples, which lie over `fsdp` too.
-  (r'(^|/)(label|text)/embedding$', 'replicated'),
+  (r'(^|/)(label|stride|text|tokens)/embedding$', 'replicated'),
   (r'/(kernel|embedding)$', 'largest'),
 )
 
