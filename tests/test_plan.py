@@ -7,10 +7,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from tests import tiny
-from vdm_jax import build, errors, plan, train
+from vdm_jax import build, errors, plan, sharding, train
 from vdm_jax.planning import flops, passes, programs, search, targets
 from vdm_jax.planning.programs import Case
 
@@ -247,6 +249,35 @@ def test_a_chip_is_a_device(name, count):
   assert len(target.devices) == count
   assert all(d.platform == 'tpu' for d in target.devices)
   assert jax.default_backend() == 'cpu'
+
+
+@libtpu
+def test_axes_that_are_none_of_the_torus_are_laid_out():
+  devices = list(targets.find('v5p:4x4x4').devices)
+  mesh = sharding.make_mesh(8, 8, devices)
+  assert sorted(d.id for d in mesh.devices.flat) == sorted(
+    d.id for d in devices
+  )
+  # Neighbours: each is one link from the one before, or one round the torus.
+  first = np.array([d.coords for d in mesh.devices[0, :, 0]])
+  apart = np.abs(first[:, None] - first[None])
+  assert (np.minimum(apart, 4 - apart).sum(-1) == 1).any(1).all()
+
+
+@libtpu
+def test_only_data_goes_from_slice_to_slice():
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name='v5e:4x4', num_slices=2
+  )
+  devices = list(topology.devices)
+  for fsdp in (1, 8, 16):
+    mesh = sharding.make_mesh(-1, fsdp, devices)
+    of = [{d.slice_index for d in row.flat} for row in mesh.devices]
+    assert [len(s) for s in of] == [1] * (32 // fsdp)
+    assert set.union(*of) == {0, 1}
+  with pytest.raises(errors.ConfigError, match='2 slices') as e:
+    sharding.make_mesh(1, 32, devices)
+  assert '\n' not in str(e.value)
 
 
 # What a model is told, without its data.

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -72,9 +73,7 @@ def make_mesh(
       'device(s); set config.mesh.data and config.mesh.fsdp to one of '
       f'{legal}'
     )
-  mesh = jax.make_mesh(
-    (*sizes, space), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  mesh = _lay_out((*sizes, space), devices)
   for sharing in mesh.devices.reshape(-1, space):
     if len({d.process_index for d in sharing}) > 1:
       raise errors.ConfigError(
@@ -82,6 +81,31 @@ def make_mesh(
         'have to share a video; set it to a divisor of the devices of a host'
       )
   return mesh
+
+
+def _lay_out(sizes: tuple[int, ...], devices) -> Mesh:
+  """The mesh whose later axes are the nearer devices."""
+  types = {'axis_types': (AxisType.Auto,) * len(AXES)}
+  slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  if slices > 1:
+    if sizes[0] % slices:
+      raise errors.ConfigError(
+        f'config.mesh.data is {sizes[0]}, which {slices} slices do not '
+        'divide; take a multiple of them: only data goes from slice to slice'
+      )
+    within = (sizes[0] // slices, *sizes[1:])
+    found = mesh_utils.create_hybrid_device_mesh(
+      within, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
+    return Mesh(found, AXES, **types)
+  try:
+    return jax.make_mesh(sizes, AXES, devices=devices, **types)
+  except NotImplementedError:
+    # Eight of 4×4×4 chips are one axis and half of another.
+    found = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(found, AXES, **types)
 
 
 def of_config(config, devices=None) -> Mesh:
