@@ -168,7 +168,7 @@ TABLES = {
       'replacement, q(z_s|x, z_t)': {'sample.conditioning': 'replacement'},
       'replacement, q(z_s|x)': {'sample.conditioning': 'replacement_marginal'},
     },
-    ('valid', 'identity', 'on_path', 'success', 'seam_error'),
+    ('valid', 'identity', 'on_path', 'success', 'seam_error', 'seam_jump'),
     printed={
       'reconstruction guidance': '2.0, reconstruction guidance',
       'replacement, q(z_s|x, z_t)': '2.0, replacement',

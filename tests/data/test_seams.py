@@ -179,6 +179,39 @@ def test_single_bad_frames_cost_what_they_hide():
     assert abs(found - expected) < MEASUREMENT
 
 
+@pytest.mark.parametrize('order', ORDERS)
+def test_a_jump_is_the_second_difference_of_the_places(order):
+  states, order = _states(30), ORDERS[order]
+  videos = _render(states)[:, order]
+  for state, video in zip(states, videos, strict=True):
+    p = state.positions[order]
+    exact = np.linalg.norm(p[SEAM] - 2 * p[SEAM - 1] + p[SEAM - 2])
+    (found,) = seams.seam_jump(video, [SEAM])
+    assert abs(found - exact) < 3 * MEASUREMENT
+  found = seams.seam_errors(videos, [SEAM])['seam_jump']
+  assert found == np.median([seams.seam_jump(v, [SEAM]) for v in videos])
+  assert found > 0.9
+
+
+def test_jumps_of_real_and_of_frozen_videos():
+  videos = _render(_states(40))
+  assert seams.seam_errors(videos, [SEAM])['seam_jump'] < 0.05
+  frozen = videos[:, :1].repeat(FRAMES, 1)
+  found = seams.seam_errors(frozen, [SEAM])
+  assert (found['seam_jump'], found['seam_error']) == (0.0, CAP)
+
+
+def test_a_jump_needs_three_frames_with_a_shape():
+  video = _render(_states(1))[0]
+  for frame in range(SEAM - 4, SEAM + 3):
+    broken = video.copy()
+    broken[frame] = _noise(broken[frame])
+    (found,) = seams.seam_jump(broken, [SEAM])
+    assert np.isnan(found) == (SEAM - 2 <= frame <= SEAM)
+  found = seams.seam_errors(_noise(video)[None], [SEAM])
+  assert found['seam_jump'] == CAP
+
+
 def test_every_seam_is_measured_by_itself():
   state = _states(1)[0]
   video = _render([state])[0]
@@ -206,6 +239,8 @@ def test_seams_must_have_a_past_and_be_in_the_video():
   for start in (-1, 0, 3, FRAMES):
     with pytest.raises(ValueError, match=f'start {start} of 20 frames; give'):
       seams.seam_error(videos[0], [start])
+    with pytest.raises(ValueError, match=f'start {start} of 20 frames; give'):
+      seams.seam_jump(videos[0], [start])
   for args in ((videos[:0], [8]), (videos, [])):
     with pytest.raises(ValueError, match='give one or more'):
       seams.seam_errors(*args)

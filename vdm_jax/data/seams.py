@@ -3,7 +3,8 @@
 A long video is sampled in blocks: the last frames of what there is are known,
 and the model goes on from them. At the first new frame, a seam, the motion of
 the past may be lost. The judge's fit says from the past where the shape must
-be next, and the seam error is how far from there it is.
+be next, and the seam error is how far from there it is. It is at its largest
+wherever the past itself is no path; the seam jump is of the seam alone.
 """
 
 import operator
@@ -59,16 +60,35 @@ def seam_error(
       it on.
   """
   errors = []
-  for start in map(operator.index, starts):
-    if not LEAST <= start < len(video):
-      raise ValueError(
-        f'seam_error: start {start} of {len(video)} frames; give starts with '
-        f'{LEAST} frames or more before them, in the video'
-      )
+  for start in starts:
+    start = _start(video, start)
     past = min(start, PAST)
     window = video[start - past : start + NEW]
     errors.append(_distances(window, past, stride).mean())
   return np.array(errors, np.float64)
+
+
+def seam_jump(
+  video: UInt8[np.ndarray, 't h w 3'], starts: Sequence[int]
+) -> Float[np.ndarray, ' n']:
+  """|p_s − 2 p_{s−1} + p_{s−2}|, p the shape's place and s the first new frame.
+
+  How far the shape is from where the last two frames lead. Whether they are of
+  a path, or the shape stays the same one, is not asked: a frozen video has no
+  jumps, and a bounce is one.
+
+  Returns:
+    The jumps in pixels, as many as starts; NaN where one of the three frames
+    shows no valid shape.
+
+  Raises:
+    ValueError: as `seam_error`.
+  """
+  s = np.array([_start(video, start) for start in starts], int)
+  seen = examine(video)
+  p, valid = seen['position'], seen['valid']
+  jump = np.linalg.norm(p[s] - 2 * p[s - 1] + p[s - 2], axis=-1)
+  return np.where(valid[s] & valid[s - 1] & valid[s - 2], jump, np.nan)
 
 
 def seam_errors(
@@ -83,7 +103,8 @@ def seam_errors(
     Over all seams, in pixels: `seam_error`, their mean, its spread
     `seam_error_std` (of the seams, not of the mean), `seam_error_median`; and
     `seam_lost`, the share of seams whose error is the largest possible: no
-    path before or nothing near it behind.
+    path before or nothing near it behind. And `seam_jump`, the median of the
+    jumps in pixels, or the cap without any.
 
   Raises:
     ValueError: no videos, no starts, or starts that `seam_error` refuses.
@@ -95,12 +116,27 @@ def seam_errors(
     )
   errors = [seam_error(video, starts, stride=stride) for video in videos]
   errors = np.concatenate(errors)
+  cap = CAP * min(videos.shape[2:4])
+  jumps = np.concatenate([seam_jump(video, starts) for video in videos])
+  jumps = jumps[np.isfinite(jumps)]
   return {
     'seam_error': float(errors.mean()),
     'seam_error_std': float(errors.std()),
     'seam_error_median': float(np.median(errors)),
-    'seam_lost': float(np.mean(errors == CAP * min(videos.shape[2:4]))),
+    'seam_lost': float(np.mean(errors == cap)),
+    'seam_jump': float(np.median(jumps)) if len(jumps) else cap,
   }
+
+
+def _start(video, start) -> int:
+  """The first new frame of a block; ValueError if it cannot be one."""
+  start = operator.index(start)
+  if not LEAST <= start < len(video):
+    raise ValueError(
+      f'seams: start {start} of {len(video)} frames; give starts with '
+      f'{LEAST} frames or more before them, in the video'
+    )
+  return start
 
 
 def _distances(

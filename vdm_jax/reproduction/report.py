@@ -130,7 +130,7 @@ def heading(column: str) -> str:
   """The column with its unit, if it has one."""
   if column in SHARES:
     return f'{column} [%]'
-  return f'{column} [px]' if column.endswith('error') else column
+  return f'{column} [px]' if column.endswith(('error', 'jump')) else column
 
 
 def cell(of_seeds: np.ndarray, column: str) -> str:
