@@ -371,6 +371,7 @@ def test_a_config_of_no_table(tmp_path):
     ('on_path', ([49, 51], [59, 61], [50, 54]), 'best: b; .* of it: no other'),
     ('on_path', ([57, 61], [59, 61], [58, 60]), 'all rows are within'),
     ('seam_error', ([49, 51], [59, 61], [56, 60]), 'best: a; .* of it: no oth'),
+    ('seam_jump', ([49, 51], [59, 61], [56, 60]), 'best: a; .* of it: no oth'),
     ('on_path', ([0, 0], [0, 0], [0, 0]), 'all rows are within'),
     ('on_path', ([0], [1], [2]), 'one seed has no spread'),
     ('seam_error', ([1, 2], [], [2, 3]), r'not measured .*\(b\)'),

@@ -26,6 +26,7 @@ SHARES = (
   'caption_colour',
   'caption_direction',
 )
+LENGTHS = ('error', 'jump')  # what the names of those in pixels end in
 COSINES = (
   'same_video',
   'same_video_spread',
@@ -130,7 +131,7 @@ def heading(column: str) -> str:
   """The column with its unit, if it has one."""
   if column in SHARES:
     return f'{column} [%]'
-  return f'{column} [px]' if column.endswith(('error', 'jump')) else column
+  return f'{column} [px]' if column.endswith(LENGTHS) else column
 
 
 def cell(of_seeds: np.ndarray, column: str) -> str:
@@ -181,7 +182,7 @@ def tell_findings(columns: Mapping[str, dict], controls: tuple[str, ...]):
 
 def is_least_best(name: str) -> bool:
   """Whether a column is best where it is least."""
-  return name.endswith('error') or any(k in name for k in ('fd', 'fid', 'fvd'))
+  return name.endswith(LENGTHS) or any(k in name for k in ('fd', 'fid', 'fvd'))
 
 
 def finding(name: str, column: dict[str, np.ndarray]) -> str:
