@@ -76,6 +76,17 @@ def test_what_does_not_fit_gets_a_setting(config, compiled, tmp_path, capsys):
   assert len(compiled) == count  # all of it was kept
 
 
+def test_rates_are_written_without_an_exponent():
+  cell = {'bytes': 2.0**30, 'utilisation': 0.5, 'setting': None}
+  found = [
+    survey.text(cell | {'clips_per_second': rate})
+    for rate in (0.1234, 12.34, 1234.5)
+  ]
+  assert found == [
+    f'1.00 GiB · 50% · {rate} clips/s' for rate in ('0.123', '12.3', '1,234')
+  ]
+
+
 def test_a_batch_that_cannot_be_split_is_said(config, compiled, tmp_path):
   c = config.copy_and_resolve_references().unlock()
   c.plan.models.small.train.batch_size = 9

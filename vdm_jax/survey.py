@@ -164,10 +164,9 @@ def text(cell: dict[str, Any]) -> str:
     return f'— ({cell["why"]})'
   parts = [describe.gib(cell['bytes'])]
   if 'seconds' in cell:
-    parts += [
-      f'{cell["utilisation"]:.0%}',
-      f'{cell["clips_per_second"]:.3g} clips/s',
-    ]
+    rate = cell['clips_per_second']
+    rate = f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+    parts += [f'{cell["utilisation"]:.0%}', f'{rate} clips/s']
   if cell['setting']:
     setting = f'fsdp {cell["fsdp"]}'
     if cell['accumulate'] > 1:
