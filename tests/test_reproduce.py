@@ -239,7 +239,8 @@ def check_cells(columns, headings, cells, raw):
   assert [h.split()[0] for h in headings] == list(columns)
   for column, heading in enumerate(headings):
     name, unit = heading.split()
-    assert unit == ('[px]' if 'error' in name else '[%]')
+    lengths = name.endswith(('error', 'jump'))
+    assert unit == ('[px]' if lengths else '[%]')
     scale, digits = (1, 2) if unit == '[px]' else (100, 1)
     for row, texts in cells.items():
       found = [scores.get(name) for scores in raw[row]]

@@ -77,7 +77,8 @@ def test_what_does_not_fit_gets_a_setting(config, compiled, tmp_path, capsys):
 
 
 def test_rates_are_written_without_an_exponent():
-  cell = {'bytes': 2.0**30, 'utilisation': 0.5, 'setting': None}
+  cell = {'bytes': 2.0**30, 'seconds': 1.0, 'utilisation': 0.5}
+  cell['setting'] = None
   found = [
     survey.text(cell | {'clips_per_second': rate})
     for rate in (0.1234, 12.34, 1234.5)
