@@ -123,14 +123,18 @@ def test_every_exchange_is_called_for(mesh):
   """And none is of an activation, but for rows that a map is split into."""
   data, fsdp, space = mesh
   *_, module, params = trained(*mesh)
-  leaves = jax.tree.leaves(params)
+  paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
+  names = [sharding.path_name(path) for path in paths]
   whole = sum(4 * p.size for p in leaves)
   split = [4 * p.size for p in leaves if any(p.sharding.spec)]
   found = traffic(module)
   assert '' not in found
   gradients = sum(found.pop('gradients'))
   report = 128  # the loss, and the norm of the gradient
-  assert whole <= gradients <= whole * (1 + (fsdp > 1 < data)) + report
+  # Tables of relative positions: for each pair of frames, and added up then.
+  tables = [p for p, n in zip(leaves, names, strict=True) if '/rel_' in n]
+  pairs = sum(4 * config().data.frames ** 2 * p.shape[-1] for p in tables)
+  assert whole <= gradients <= whole * (1 + (fsdp > 1 < data)) + report + pairs
   assert sum(found.pop('is it finite', [0])) <= len(leaves) * 3 + report
   if fsdp > 1:
     gathered = found.pop('parameters')
