@@ -131,10 +131,13 @@ def test_every_exchange_is_called_for(mesh):
   assert '' not in found
   gradients = sum(found.pop('gradients'))
   report = 128  # the loss, and the norm of the gradient
-  # Tables of relative positions: for each pair of frames, and added up then.
+  # Tables of relative positions come for each pair of frames, to be added up;
+  # of two norms, the clipped one's and the reported, each split parameter's.
   tables = [p for p, n in zip(leaves, names, strict=True) if '/rel_' in n]
-  pairs = sum(4 * config().data.frames ** 2 * p.shape[-1] for p in tables)
-  assert whole <= gradients <= whole * (1 + (fsdp > 1 < data)) + report + pairs
+  pairs = config().data.frames ** 2
+  more = sum(4 * (pairs * p.shape[-1] - p.size) for p in tables)
+  more += report + 2 * 4 * len(split)
+  assert whole <= gradients <= whole * (1 + (fsdp > 1 < data)) + more
   assert sum(found.pop('is it finite', [0])) <= len(leaves) * 3 + report
   if fsdp > 1:
     gathered = found.pop('parameters')

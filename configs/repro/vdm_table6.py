@@ -4,8 +4,8 @@
 
 One unconditional model, whose videos are extended from 8 to 32 frames by
 reconstruction guidance and by the replacement method, in both of its forms, at
-the same number of network calls. Hardware: two CPU cores, an hour where nothing
-else runs.
+the same number of network calls. Hardware: two CPU cores, 70 minutes beside
+other work.
 
     python -m vdm_jax.main --mode=table --table=vdm6 --scale=paper
 
