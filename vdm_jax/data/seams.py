@@ -8,10 +8,10 @@ wherever the past itself is no path; the seam jump is of the seam alone.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vdm_jax.data.judge import COLOURS, MAX_ERROR, examine, fold, follow
 
@@ -59,13 +59,8 @@ def seam_error(
     ValueError: a start leaves fewer than LEAST frames before it or none from
       it on.
   """
-  errors = []
-  for start in starts:
-    start = _start(video, start)
-    past = min(start, PAST)
-    window = video[start - past : start + NEW]
-    errors.append(_distances(window, past, stride).mean())
-  return np.array(errors, np.float64)
+  starts = _starts(video, starts)
+  return _errors(examine(video), starts, video.shape[1:3], stride)
 
 
 def seam_jump(
@@ -84,11 +79,8 @@ def seam_jump(
   Raises:
     ValueError: as `seam_error`.
   """
-  s = np.array([_start(video, start) for start in starts], int)
-  seen = examine(video)
-  p, valid = seen['position'], seen['valid']
-  jump = np.linalg.norm(p[s] - 2 * p[s - 1] + p[s - 2], axis=-1)
-  return np.where(valid[s] & valid[s - 1] & valid[s - 2], jump, np.nan)
+  starts = _starts(video, starts)
+  return _jumps(examine(video), starts)
 
 
 def seam_errors(
@@ -114,10 +106,12 @@ def seam_errors(
       f'seam_errors: {len(starts)} seams in {len(videos)} videos; give one or '
       'more of each'
     )
-  errors = [seam_error(video, starts, stride=stride) for video in videos]
-  errors = np.concatenate(errors)
-  cap = CAP * min(videos.shape[2:4])
-  jumps = np.concatenate([seam_jump(video, starts) for video in videos])
+  size = videos.shape[2:4]
+  cap = CAP * min(size)
+  starts = _starts(videos[0], starts)
+  seen = [examine(video) for video in videos]
+  errors = np.concatenate([_errors(s, starts, size, stride) for s in seen])
+  jumps = np.concatenate([_jumps(s, starts) for s in seen])
   jumps = jumps[np.isfinite(jumps)]
   return {
     'seam_error': float(errors.mean()),
@@ -128,25 +122,52 @@ def seam_errors(
   }
 
 
-def _start(video, start) -> int:
-  """The first new frame of a block; ValueError if it cannot be one."""
-  start = operator.index(start)
-  if not LEAST <= start < len(video):
-    raise ValueError(
-      f'seams: start {start} of {len(video)} frames; give starts with '
-      f'{LEAST} frames or more before them, in the video'
-    )
-  return start
+def _starts(video, starts) -> Int[np.ndarray, ' n']:
+  """The first new frames of blocks; ValueError if one cannot be."""
+  starts = [operator.index(start) for start in starts]
+  for start in starts:
+    if not LEAST <= start < len(video):
+      raise ValueError(
+        f'seams: start {start} of {len(video)} frames; give starts with '
+        f'{LEAST} frames or more before them, in the video'
+      )
+  return np.array(starts, int)
+
+
+def _jumps(
+  seen: Mapping[str, np.ndarray], s: Int[np.ndarray, ' n']
+) -> Float[np.ndarray, ' n']:
+  """`seam_jump`, of what `examine` saw."""
+  p, valid = seen['position'], seen['valid']
+  jump = np.linalg.norm(p[s] - 2 * p[s - 1] + p[s - 2], axis=-1)
+  return np.where(valid[s] & valid[s - 1] & valid[s - 2], jump, np.nan)
+
+
+def _errors(
+  seen: Mapping[str, np.ndarray],
+  starts: Int[np.ndarray, ' n'],
+  size: Sequence[int],
+  stride: float,
+) -> Float[np.ndarray, ' n']:
+  """`seam_error`, of what `examine` saw."""
+  errors = []
+  for start in starts.tolist():
+    past = min(start, PAST)
+    around = slice(start - past, start + NEW)
+    window = {name: values[around] for name, values in seen.items()}
+    errors.append(_distances(window, past, size, stride).mean())
+  return np.array(errors, np.float64)
 
 
 def _distances(
-  window: UInt8[np.ndarray, 't h w 3'], past: int, stride: float
+  seen: Mapping[str, np.ndarray],
+  past: int,
+  size: Sequence[int],
+  stride: float,
 ) -> Float[np.ndarray, ' n']:
   """From the path of the first `past` frames, at the others, capped."""
-  size = window.shape[1:3]
   cap = CAP * min(size)
-  lost = np.full(len(window) - past, cap)
-  seen = examine(window)
+  lost = np.full(len(seen['valid']) - past, cap)
   labels = seen['shape'] * len(COLOURS) + seen['colour']
   counts = np.bincount(labels[:past][seen['valid'][:past]], minlength=1)
   same = seen['valid'] & (labels == counts.argmax())
@@ -159,7 +180,7 @@ def _distances(
   )
   if not moves or error >= MAX_ERROR:
     return lost
-  later = np.arange(past, len(window))[:, None]
+  later = np.arange(past, len(same))[:, None]
   room = np.array(size[::-1]) - 2.0 * wall
   path = wall + fold(start + later * velocity, room=room)
   distance = np.linalg.norm(path - seen['position'][past:], axis=1)
