@@ -32,9 +32,9 @@ from vdm_jax import config as config_lib
 from vdm_jax.data import seams, shapes
 from vdm_jax.media import plots
 from vdm_jax.metrics import filling, shapes_network
-from vdm_jax.paper_numbers import PRINTED
 from vdm_jax.reproduction import bench, cascades, needs, report, videos
-from vdm_jax.tables import TABLES
+from vdm_jax.reproduction.paper_numbers import PRINTED
+from vdm_jax.reproduction.tables import TABLES
 
 ONE = jax.devices()[:1]
 IMAGES = {

@@ -3,9 +3,9 @@
     python -m vdm_jax.main --mode=table --table=vdm6 --scale=small
 
 A config of a table says which one, the model and the size; the rows stand in
-`tables` and, for the scale of the papers, in `paper_tables`. A cell, which is a
-row with a seed, is made once: its scores are kept in the workdir until a
-setting changes. So a run that was stopped goes on where it was.
+`reproduction.tables` and, for the scale of the papers, in `paper_tables` beside
+it. A cell, which is a row with a seed, is made once: its scores are kept in the
+workdir until a setting changes. So a run that was stopped goes on where it was.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from vdm_jax import config as config_lib
 from vdm_jax import errors, runtime, sharding
 from vdm_jax.data import seams
 from vdm_jax.media import plots
-from vdm_jax.paper_tables import PAPER_TABLES
 from vdm_jax.reproduction import (
   cascades,
   distance,
@@ -29,7 +28,8 @@ from vdm_jax.reproduction import (
 )
 from vdm_jax.reproduction.bench import Bench, Kind
 from vdm_jax.reproduction.cells import Cells, Scores
-from vdm_jax.tables import REAL, TABLES
+from vdm_jax.reproduction.paper_tables import PAPER_TABLES
+from vdm_jax.reproduction.tables import REAL, TABLES
 
 KINDS: dict[str, Kind] = {
   'videos': videos.KIND,

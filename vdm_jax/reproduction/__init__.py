@@ -1,1 +1,1 @@
-"""Tables of the papers: how their rows are made, kept, shown and priced."""
+"""Tables of the papers: their rows, how these are made, kept and priced."""

@@ -15,7 +15,7 @@ from vdm_jax import checkpoint, runtime, train
 from vdm_jax import config as config_lib
 from vdm_jax.reproduction.cells import Scores, content, settings, slug
 from vdm_jax.reproduction.distance import Distance
-from vdm_jax.tables import REAL, Table
+from vdm_jax.reproduction.tables import REAL, Table
 
 # What the runs of a table take from its own config, where that says something.
 SHARED = (

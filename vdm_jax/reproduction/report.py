@@ -8,9 +8,9 @@ import numpy as np
 
 from vdm_jax import runtime, sample
 from vdm_jax.media import gallery, plots, writing
-from vdm_jax.paper_numbers import PRINTED
 from vdm_jax.reproduction.cells import Scores
-from vdm_jax.tables import REAL, Table
+from vdm_jax.reproduction.paper_numbers import PRINTED
+from vdm_jax.reproduction.tables import REAL, Table
 
 # Of the judge's, in per cent.
 SHARES = (

@@ -11,8 +11,8 @@ from vdm_jax.data import seams, shapes
 from vdm_jax.media import gallery
 from vdm_jax.reproduction.bench import Bench, Kind, trained
 from vdm_jax.reproduction.cells import Scores, slug
+from vdm_jax.reproduction.tables import REAL
 from vdm_jax.request import Handed
-from vdm_jax.tables import REAL
 
 SHOWN = 8  # videos of each row on the page
 HELD_OUT = 1  # the seed of clips that no model is trained on

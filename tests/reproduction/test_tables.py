@@ -19,11 +19,11 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion import observation
 from vdm_jax.generate import Generator
 from vdm_jax.metrics.protocols import PROTOCOLS
-from vdm_jax.paper_numbers import PRINTED
-from vdm_jax.paper_tables import PAPER_TABLES
 from vdm_jax.reproduction import bench as bench_lib
 from vdm_jax.reproduction import cells, cost, needs
-from vdm_jax.tables import REAL, TABLES
+from vdm_jax.reproduction.paper_numbers import PRINTED
+from vdm_jax.reproduction.paper_tables import PAPER_TABLES
+from vdm_jax.reproduction.tables import REAL, TABLES
 
 NAMES = sorted(command.table_files())
 PAPER = sorted(PAPER_TABLES)

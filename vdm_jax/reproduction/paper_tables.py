@@ -4,7 +4,7 @@ The rows are the papers'; what all of them share is in the variant `paper` of
 the files in configs/repro.
 """
 
-from vdm_jax.tables import (
+from vdm_jax.reproduction.tables import (
   ALPHAS,
   FIG7,
   PRINTED_STRATEGIES,
