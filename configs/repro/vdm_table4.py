@@ -3,7 +3,7 @@
     python -m vdm_jax.main --mode=table --table=vdm4
 
 Three models of the same size and number of steps, with 0, 4 and 8 independent
-images behind each video. Hardware: two CPU cores.
+images behind each video. Hardware: two CPU cores, half an hour.
 
     python -m vdm_jax.main --mode=table --table=vdm4 --scale=paper
 
@@ -20,7 +20,6 @@ def get_config(variant=''):
     return paper()
   c = config_lib.beside(__file__, '../shapes.py')
   c.name = 'vdm4'
-  c.diffusion.shift = -4.0
   c.train.drop.label = 0.1
   c.train.steps = 500
   c.train.sample_every = 0
