@@ -2,8 +2,8 @@
 
     python -m vdm_jax.main --config=configs/shapes.py --workdir=runs/shapes
 
-Hardware: two CPU cores. Result after 2,400 steps, 20 minutes in all: 90.6 % of
-64 clips keep shape and colour within a pixel of a bouncing path, median 0.40.
+Hardware: two CPU cores. Result after 2,400 steps, 20 minutes in all: 98.4 % of
+64 clips keep shape and colour within a pixel of a bouncing path, median 0.37.
 The judge's other scores stand in the README. All values are ours.
 
 `:base` and `:super` are the stages of `configs/cascade.py:shapes`: 8×16×16 at
@@ -33,6 +33,7 @@ def get_config(variant=''):
 
   c.diffusion.prediction = 'v'
   c.diffusion.weight = 'v'
+  c.diffusion.shift = -4.0  # where it moves is decided at high noise
 
   c.optim.learning_rate = 2e-3
   c.optim.warmup = 50
@@ -60,13 +61,13 @@ def get_config(variant=''):
 BASE = {
   'data.frames': 8,
   'data.stride': 4,
-  'diffusion.shift': -4.0,
+  'optim.cooldown': 0.4,
   'train.steps': 1000,
   'sample.count': 16,
 }
 SUPER = {
-  'diffusion.shift': -4.0,
-  'train.steps': 800,
+  'optim.cooldown': 0.4,  # noise of the last steps is grain in every frame
+  'train.steps': 1500,
   'data.frames': 5,
   'data.size': 32,
   'model.multipliers': (1, 2, 2),

@@ -174,6 +174,23 @@ def test_samples_of_another_request_are_not_continued(
   assert sample.open_store(tmp_path, *asked(generate, **override)).done == 0
 
 
+@pytest.mark.parametrize(
+  'override',
+  [
+    {'data__workers': 1},
+    {'data__path': 'moved'},
+    {'train__steps': 9},
+    {'sample__frame_rate': 3.0},
+  ],
+)
+def test_what_changes_no_sample_costs_none(generate, override, tmp_path):
+  model, wanted = asked(generate)
+  generate.dies = 2
+  with pytest.raises(Dying):
+    sample.draw(model, wanted, sample.open_store(tmp_path, model, wanted))
+  assert sample.open_store(tmp_path, *asked(generate, **override)).done == 2
+
+
 def test_known_frames_of_another_video_are_another_request(
   generate, film, tmp_path
 ):

@@ -188,11 +188,40 @@ def test_another_request_begins_anew_and_loses_nothing(
   assert kept == {'done': 2}
 
 
+HOLDER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import test_store
+store = test_store.opened(sys.argv[1])
+print('mine', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_has_a_store(tmp_path):
+  folder, here = tmp_path / 's', os.path.dirname(__file__)
+  holder = subprocess.Popen(
+    [sys.executable, '-c', HOLDER, str(folder), here],
+    cwd=os.path.dirname(here),
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  assert holder.stdout.readline() == b'mine\n'
+  for options in ({}, {'request': {}}):  # nor is it moved aside meanwhile
+    with pytest.raises(CheckpointError, match='another process'):
+      opened(folder, **options)
+  assert opened(tmp_path / 'other').done == 0
+  holder.kill()
+  holder.communicate()
+  assert opened(folder).done == opened(folder).done == 0
+  assert [p.name for p in tmp_path.glob('s*')] == ['s']
+
+
 def test_what_was_never_finished_is_replaced_without_a_word(tmp_path, capsys):
   store = opened(tmp_path / 's')
   store.write(*UNITS[0], sampled(store, 0))
   opened(tmp_path / 's', request={})
-  assert [p.name for p in tmp_path.iterdir()] == ['s']
+  assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['s']
   assert not capsys.readouterr().out
 
 
@@ -259,7 +288,7 @@ def test_space_that_cannot_be_had_leaves_nothing_behind(tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'posix_fallocate', refuse)
   with pytest.raises(CheckpointError, match='too full'):
     opened(tmp_path / 's')
-  assert not list(tmp_path.iterdir())
+  assert [p.name for p in tmp_path.iterdir()] == ['.s.lock']
 
 
 def test_the_space_is_taken_at_once(tmp_path):

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from collections.abc import Iterable
 
 import ml_collections
 
@@ -41,6 +42,23 @@ IDENTITY = (
 )
 # These change how a model is computed or sampled, not what it is.
 NOT_IDENTITY = ('model.remat', 'refine.augment_level')
+
+# What the samples of a checkpoint depend on. Where the data lie is no part of
+# it: what a model is told of them is compared by its content.
+SAMPLED = (*IDENTITY, 'sample')
+SHOWN = (  # or noted beside them
+  'sample.frame_rate',
+  'sample.arrays',
+  'sample.batch_size',
+  'sample.step',
+)
+NOT_SAMPLED = (
+  'data.path',
+  'data.image_path',
+  'data.list',
+  'model.remat',
+  *SHOWN,
+)
 
 
 def redacted(tree: dict) -> dict:
@@ -101,25 +119,37 @@ def from_json(text: str) -> ml_collections.ConfigDict:
   return config.lock()
 
 
+def among(key: str, settings: Iterable[str]) -> bool:
+  """Whether a dotted key is one of these settings, or within a section."""
+  return any(key == s or key.startswith(f'{s}.') for s in settings)
+
+
+def counted(config, tied=IDENTITY, free=NOT_IDENTITY) -> dict:
+  """The values, by dotted keys, of the settings that count.
+
+  Args:
+    config: the settings.
+    tied: the settings and sections that count.
+    free: those of them that do not.
+  """
+  values = flat(config).items()
+  return {k: v for k, v in values if among(k, tied) and not among(k, free)}
+
+
 def differences(saved, config, tied=IDENTITY, free=NOT_IDENTITY) -> list[str]:
   """What ties a checkpoint to `saved` and is another in `config`, as text.
 
   Args:
     saved: the settings of the checkpoint.
     config: the settings of now.
-    tied: the settings and sections that count.
-    free: those of them that do not.
+    tied: see `counted`.
+    free: likewise.
   """
-  old, new = flat(saved), flat(config)
-
-  def among(key, settings):
-    return any(key == s or key.startswith(s + '.') for s in settings)
-
-  counted = [k for k in old if among(k, tied) and not among(k, free)]
+  old, new = counted(saved, tied, free), counted(config, tied, free)
   for values in (old, new):
-    if values['data.path']:
+    if values.get('data.path'):
       values['data.path'] = os.path.realpath(values['data.path'])
-  return [f'{k}: {old[k]} → {new[k]}' for k in counted if old[k] != new[k]]
+  return [f'{k}: {old[k]} → {new[k]}' for k in old if old[k] != new[k]]
 
 
 def _tuples(value):

@@ -23,7 +23,7 @@ from vdm_jax import distributed, errors, runtime
 FILE = '.lock'
 BEAT = 5.0  # seconds between two touches
 SILENCE = 60.0  # without one, after which a holder elsewhere counts as dead
-_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def _take(file, workdir, me: dict):
   except BlockingIOError:
     raise _held(workdir, _read(file)) from None
   except OSError as e:
-    if e.errno not in _UNSUPPORTED:
+    if e.errno not in UNSUPPORTED:
       raise
     supported = False
   holder = _read(file)

@@ -35,9 +35,6 @@ from vdm_jax.progress import Progress
 from vdm_jax.request import Request
 from vdm_jax.store import FrameStore, MemoryStore
 
-# How samples are shown changes nothing of what they are; the step is named.
-SHOWN = ('frame_rate', 'arrays', 'batch_size', 'step')
-
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
@@ -169,9 +166,10 @@ def abstract_params(config, model, mesh):
 
 def digest(config) -> str:
   """Six letters that tell one set of sampling options from another."""
-  options = {k: v for k, v in config.sample.to_dict().items() if k not in SHOWN}
+  told = ['sample']
   if config.refine.kind != 'none':
-    options['augment_level'] = config.refine.augment_level
+    told.append('refine.augment_level')
+  options = identity.counted(config, told, identity.SHOWN)
   text = json.dumps(options, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:6]
 
@@ -200,12 +198,11 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
   for array in (*beforehand, *wanted.told.values()):
     if array is not None:
       known.update(np.ascontiguousarray(array))
-  settings = json.loads(identity.to_json(model.config))
-  for name in SHOWN:
-    del settings['sample'][name]
   about = {
     'step': model.step,
-    'config': settings,
+    'config': identity.counted(
+      model.config, identity.SAMPLED, identity.NOT_SAMPLED
+    ),
     'batch_size': model.generate.batch_size,
     'known': known.hexdigest(),
   }

@@ -7,6 +7,7 @@ commit is made again, and overwritten, by whoever continues.
 """
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import runtime
+from vdm_jax import lock, runtime
 from vdm_jax.errors import CheckpointError
 from vdm_jax.media import writing
 
@@ -69,7 +70,8 @@ class FrameStore:
   """Frames in a folder of their own, which a later process can continue.
 
   A folder whose request and shape are the same is continued; anything else
-  that is there is moved aside, unless no unit of it was finished.
+  that is there is moved aside, unless no unit of it was finished. One store at
+  a time has a folder: a lock beside it says so for as long as the store lives.
 
   Attributes:
     done: how many units of work are finished.
@@ -91,7 +93,8 @@ class FrameStore:
       request: all that the frames depend on; JSON-able.
 
     Raises:
-      CheckpointError: the disk is too full, or the folder cannot be written.
+      CheckpointError: the disk is too full, the folder cannot be written, or
+        another store has it.
     """
     self.folder = pathlib.Path(folder)
     self.shape = tuple(int(n) for n in shape)
@@ -99,6 +102,7 @@ class FrameStore:
       {'shape': self.shape, 'request': request}, sort_keys=True, indent=1
     )
     try:
+      self._lock = _claim(self.folder)
       done = _finished(self.folder, text, self.shape)
       if done is None:
         _set_aside(self.folder)
@@ -139,6 +143,33 @@ class FrameStore:
   def remove(self):
     """Deletes the store; what others have put into its folder stays."""
     _remove(self.folder)
+    _beside(self.folder).unlink(missing_ok=True)
+    os.close(self._lock)
+
+
+def _beside(folder: pathlib.Path) -> pathlib.Path:
+  return folder.with_name(f'.{folder.name.lstrip(".")}.lock')
+
+
+def _claim(folder: pathlib.Path) -> int:
+  """Takes the lock of a folder for this process; the open file of it.
+
+  A process that opens the folder again, after an error for example, still has
+  it. The file stays open, since closing it once would end that.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  file = os.open(_beside(folder), os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError):
+    raise CheckpointError(
+      f'these samples are being made by another process ({folder}); wait for '
+      'its end, or ask for others'
+    ) from None
+  except OSError as error:
+    if error.errno not in lock.UNSUPPORTED:
+      raise
+  return file
 
 
 def _check_commit(done: int, before: int):

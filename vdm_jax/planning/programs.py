@@ -45,7 +45,17 @@ SOURCES = ('nn/*.py', 'diffusion/*.py')
 SOURCES += ('planning/[cp]*.py', 'planning/hlo*.py')
 SOURCES += tuple(
   f'{name}.py'
-  for name in ('step', 'state', 'optim', 'sharding', 'conditions', 'refine')
+  for name in (
+    'build',
+    'conditions',
+    'generate',
+    'optim',
+    'refine',
+    'sharding',
+    'state',
+    'step',
+    'train',
+  )
 )
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _WANTED = (

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from vdm_jax import config as config_lib
-from vdm_jax import errors, runtime, sample
+from vdm_jax import errors, identity, runtime, sample
 from vdm_jax.media import writing
 from vdm_jax.metrics import reading
 
@@ -124,7 +124,7 @@ def settings(config, scale: str = 'small') -> dict[str, Any]:
   def counts(key: str) -> bool:
     # Runs of a cascade are whole configs, with settings of the same names.
     key = re.sub(r'^reproduce\.(runs\.\w+|images)\.', '', key)
-    return not any(key == f or key.startswith(f'{f}.') for f in free)
+    return not identity.among(key, free)
 
   found = {k: v for k, v in config_lib.flat(config).items() if counts(k)}
   return json.loads(json.dumps(found))
