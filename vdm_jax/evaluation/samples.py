@@ -65,7 +65,7 @@ class Set:
   Attributes:
     real: the clips to compare with.
     other: the others; None where the data do not have them.
-    fixed: whether they are all that there are.
+    fixed: whether every video that there is is among those of `real`.
     problems: how many of the data cannot be used.
   """
 
@@ -333,7 +333,7 @@ def real_sets(
     found[reference.name] = Set(
       real=real,
       other=other,
-      fixed=len(real) == len(source) * reference.per_video,
+      fixed=len(np.unique(real.chosen[:, 0])) == len(source),
       problems=len(getattr(source, 'problems', ())),
     )
   return found
