@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import judges, quick, saved, tiny
+from tests.test_given import write_lossless
 from vdm_jax import build, errors, evaluate, main
 from vdm_jax import config as config_lib
 from vdm_jax.evaluation import clips as clips_lib
@@ -64,10 +65,19 @@ TWO = dataclasses.replace(
   samples=12,
 )
 
+STILLS = dataclasses.replace(
+  TOY,
+  data=Data('folder', SIZE, frames=1),
+  references=(Reference('', 'test', 20, per_video=3),),
+  measures=(image('fid', 'pool3', 'frames'),),
+  samples=6,
+)
+
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-  for name, toy in (('toy', TOY), ('predicted', PREDICTED), ('two', TWO)):
+  toys = {'toy': TOY, 'predicted': PREDICTED, 'two': TWO, 'stills': STILLS}
+  for name, toy in toys.items():
     monkeypatch.setitem(protocols.PROTOCOLS, name, toy)
 
 
@@ -267,10 +277,7 @@ def test_two_reference_sets(config, tmp_path):
     side.mkdir()
     videos = rng.integers(0, 100 + 100 * i, (12, FRAMES, 16, 16, 3), np.uint8)
     for n, video in enumerate(videos):
-      judged = SIZE
-      from tests.test_given import write_lossless
-
-      write_lossless(side / f'{n:02d}.avi', video[:, :judged, :judged])
+      write_lossless(side / f'{n:02d}.avi', video[:, :SIZE, :SIZE])
   both = config(
     'two',
     evaluate__path=str(sides['train']),
@@ -292,6 +299,34 @@ def test_two_reference_sets(config, tmp_path):
   )
   found = numbers(alone, tmp_path / 'alone')
   assert set(found) == {'fvd', 'is_avg'} and found['fvd']['value'] > 1
+
+
+def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(
+  config, tmp_path, monkeypatch
+):
+  """Twenty frames of all seven videos; of five of them, chance is in both."""
+  entry = dataclasses.replace(features.NETWORKS['inception'], least_frames=1)
+  monkeypatch.setitem(features.NETWORKS, 'inception', entry)
+  folder = tmp_path / 'real'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for n in range(7):
+    video = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+    write_lossless(folder / f'{n}.avi', video)
+  c = config(
+    'stills',
+    evaluate__path=str(folder),
+    evaluate__videos=folder_of(tmp_path, real_clips(6, seed=4)),
+  )
+  found = numbers(c, tmp_path / 'out')['fid']
+  assert found['n'] == [6 * FRAMES, 20] and found['videos'] == [6, 7]
+  assert found['interval']['resampled'] == 'samples'
+  # Halves of three videos each, one of which may have two frames alone.
+  assert set(found['floor']['n']) <= {8, 9}
+  few = config_lib.varied(c, {'evaluate.reference': 5})
+  (found,) = numbers(few, tmp_path / 'few').values()
+  assert found['videos'] == [6, 5] and found['n'] == [6 * FRAMES, 5]
+  assert found['interval']['resampled'] == 'samples and real clips'
 
 
 def test_known_frames_are_not_scored(config, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.metrics.frames import correlated
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import bootstrap
 from vdm_jax.metrics.bootstrap import (
@@ -37,6 +38,46 @@ def test_a_draw_is_the_distance_of_the_rows_drawn(n, m, dim, divisor):
     assert both[r] == pytest.approx(expected, rel=1e-6)
     expected = frechet_distance(a, known, divisor=divisor).value
     assert one[r] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('divisor', ['n-1', 'n'])
+def test_a_draw_of_videos_has_all_their_rows(divisor):
+  x, y = features(1, 12, 5), features(2, 9, 5, 0.5)
+  mine = np.array([0, 0, 1, 2, 2, 2, 3, 1, 4, 4, 5, 5])  # of unequal sizes
+  found = frechet_draws(
+    x, y, repeats=4, seed=5, divisor=divisor, clusters=(mine, None)
+  )
+  for r in range(4):
+    drawn = np.repeat(np.arange(6), counts(6, (5, r, 0)))
+    a = np.concatenate([x[mine == c] for c in drawn])
+    b = copies(y, (5, r, 1))
+    expected = frechet_distance(a, b, divisor=divisor).value
+    assert found[r] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_of_a_video_each_are_drawn_as_if_there_were_no_videos():
+  x, y = features(1, 40), features(2, 30)
+  plain = frechet_draws(x, y, repeats=3)
+  told = frechet_draws(x, y, repeats=3, clusters=(np.arange(40), np.arange(30)))
+  np.testing.assert_array_equal(plain, told)
+
+
+def test_draws_of_videos_spread_as_sets_of_videos_do():
+  size = {'videos': 100, 'frames': 8, 'dim': 4}
+  distances, by_videos, by_rows = [], [], []
+  for seed in range(100):
+    x, videos = correlated((seed, 0), **size)
+    y, _ = correlated((seed, 1), **size, shift=0.4)
+    distances.append(frechet_distance(Moments.of(x), Moments.of(y)).value)
+    if seed >= 12:
+      continue
+    options = {'repeats': 40, 'seed': seed}
+    drawn = frechet_draws(x, y, clusters=(videos, videos), **options)
+    by_videos.append(drawn.std())
+    by_rows.append(frechet_draws(x, y, **options).std())
+  own = np.std(distances)
+  assert 0.85 < np.mean(by_videos) / own < 1.4  # 1.1 was measured
+  assert np.mean(by_rows) < own / 2  # the control
 
 
 def test_draws_of_scores_are_scores_of_the_rows_drawn():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.metrics.frames import correlated
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import kernel_distance as kd
 from vdm_jax.metrics.kernel_distance import Kernel, kernel_distance, mmd2
@@ -60,6 +61,49 @@ def test_it_has_no_bias_and_the_other_estimate_has():
   error = np.std(unbiased) / np.sqrt(300)
   assert abs(np.mean(unbiased)) < 3 * error
   assert np.mean(biased) > 20 * error  # the control
+
+
+def test_pairs_of_one_video_are_left_out():
+  x, y = pair(0, 13, 9, shift=0.5)
+  mine, theirs = np.arange(13) // 3, np.arange(9) // 2
+
+  def k(p, q):
+    return (p @ q / 8 + 1) ** 3
+
+  def mean(a, videos):
+    return np.mean(
+      [
+        k(p, q)
+        for i, p in enumerate(a)
+        for j, q in enumerate(a)
+        if videos[i] != videos[j]
+      ]
+    )
+
+  expected = mean(x, mine) + mean(y, theirs)
+  expected -= 2 * np.mean([k(p, q) for p in x for q in y])
+  found = mmd2(x, y, clusters=(mine, theirs))
+  assert found == pytest.approx(expected, rel=1e-12)
+  alone = mmd2(x, y, clusters=(np.arange(13), np.arange(9)))
+  assert alone == mmd2(x, y) != found
+  with pytest.raises(DataError, match='too few'):
+    mmd2(x, y, clusters=(np.zeros(13, int), theirs))
+
+
+def test_it_has_no_bias_where_frames_of_a_video_are_alike():
+  by_videos, by_rows, told = [], [], []
+  for seed in range(150):
+    size = {'videos': 24, 'frames': 4, 'dim': 4}
+    x, videos = correlated((seed, 0), **size)
+    y, _ = correlated((seed, 1), **size)
+    found = kernel_distance(x, y, blocks=6, clusters=(videos, videos))
+    by_videos.append(found.value)
+    told.append(found.standard_error)
+    by_rows.append(mmd2(x, y))
+  own = np.std(by_videos)
+  assert abs(np.mean(by_videos)) < 3 * own / np.sqrt(150)
+  assert np.mean(by_rows) > 10 * own / np.sqrt(150)  # the control
+  assert own < 1.05 * np.sqrt(np.mean(np.square(told)))
 
 
 def test_it_does_not_depend_on_the_number_of_samples():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import judges
+from tests.metrics.frames import correlated
 from vdm_jax import sharding
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import features, frechet, inception_score, scoring
@@ -155,6 +156,56 @@ def test_floors():
   halves = scoring.floor(real, None, divisor='n-1')
   assert halves['n'] == [100, 100] and 'half' in halves['how']
   assert halves['value'] > found['value']
+
+
+def of_frames(seed, shift=0.0, videos=60, keep=10_000):
+  """Statistics of frames, and the same with the video of each."""
+  rows, _ = correlated(seed, videos=videos, frames=8, dim=4, shift=shift)
+  stream = Accumulator(4, keep=keep)
+  stream.add(rows)
+  plain = Reference.of(stream, NOTHING)
+  return plain, dataclasses.replace(plain, video_of=np.arange(videos))
+
+
+def test_frames_of_a_video_count_as_one():
+  (a, ours), (b, theirs) = of_frames(0, 0.5), of_frames(1)
+  extras = Extras(draws=100)
+  plain = scoring.distance(a, b, extras=extras)
+  found = scoring.distance(ours, theirs, extras=extras)
+  for name in ('value', 'n', 'parts', 'ranks'):
+    assert found[name] == plain[name]
+  assert found['videos'] == [60, 60] and 'videos' not in plain
+  assert found['expected_bias'] == pytest.approx(8 * plain['expected_bias'])
+  for name in ('interval', 'kernel_distance'):
+    errors = [each[name]['standard_error'] for each in (found, plain)]
+    assert errors[0] > 1.5 * errors[1]
+  assert found['fd_infinity'] != plain['fd_infinity']
+  few = scoring.distance(*(of_frames(s, videos=7)[1] for s in range(2)))
+  assert 'fd_infinity' not in few and 'too few videos' in few['notes'][0]
+
+
+def test_the_halves_of_a_floor_are_of_different_videos():
+  floors, by_rows, apart = [], [], []
+  for seed in range(40):
+    plain, told = of_frames((seed, 0))
+    floors.append(scoring.floor(told, None, divisor='n-1')['value'])
+    by_rows.append(scoring.floor(plain, None, divisor='n-1')['value'])
+    sides = [of_frames((seed, i), videos=30)[0].rows for i in (1, 2)]
+    apart.append(frechet.frechet_distance(*sides).value)
+  error = np.hypot(np.std(floors), np.std(apart)) / np.sqrt(40)
+  assert abs(np.mean(floors) - np.mean(apart)) < 3 * error
+  assert np.mean(by_rows) < np.mean(apart) / 3  # the control
+
+
+def test_kept_rows_keep_their_videos(monkeypatch):
+  _, told = of_frames(0, keep=150)
+  monkeypatch.setattr(scoring, 'KEEP', 100)
+  rows, videos = scoring._few(told, 0)
+  places = [np.flatnonzero((told.rows == row).all(1))[0] for row in rows]
+  expected = told.clusters[places]
+  assert len(rows) == 100 and told.videos == 60
+  same = videos[:, None] == videos
+  np.testing.assert_array_equal(same, expected[:, None] == expected)
 
 
 def test_many_features_are_drawn_less_often():

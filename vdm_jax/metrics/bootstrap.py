@@ -41,7 +41,8 @@ Of Inception scores, 20 classes (200 sets, 100 draws), a little too narrow:
   200         .92       .93      .91    .82
 
 Kernel distances have no place here, as a row that is drawn twice would meet
-itself; their blocks are their error.
+itself; their blocks are their error. Rows of which several are of one video
+are drawn by videos (see `clusters`).
 """
 
 import dataclasses
@@ -49,6 +50,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from vdm_jax.metrics import clusters as clusters_lib
 from vdm_jax.metrics import frechet, inception_score
 from vdm_jax.metrics.moments import Moments, divide_by
 
@@ -208,21 +210,26 @@ def frechet_draws(
   repeats: int,
   seed: int = 0,
   divisor: str = 'n-1',
+  clusters: clusters_lib.Pair = (None, None),
 ) -> Float64[np.ndarray, ' r']:
   """Fréchet distances of resampled features (of `a` alone if `b` is moments).
 
   Every draw is a set of counts, and its covariance the product of the rows
-  drawn, times the roots of their counts, with themselves.
+  drawn, times the roots of their counts, with themselves. `clusters` are those
+  of the rows of `a` and `b`, which are drawn as wholes; None: every row is.
   """
-  fixed = None
+  mine = clusters_lib.given(clusters[0], len(a))
+  fixed = theirs = None
   if isinstance(b, Moments):
     covariance = b.covariance(divisor)
     root = frechet.root_of(covariance, b.n - 1)
     fixed = _Gaussian(b.mean, covariance, root)
+  else:
+    theirs = clusters_lib.given(clusters[1], len(b))
   draws = np.zeros(repeats)
   for r in range(repeats):
-    mean, rows = _drawn(a, (seed, r, 0), divisor)
-    other = fixed or _Gaussian.of(*_drawn(b, (seed, r, 1), divisor))
+    mean, rows = _drawn(a, mine, (seed, r, 0), divisor)
+    other = fixed or _Gaussian.of(*_drawn(b, theirs, (seed, r, 1), divisor))
     if len(rows) < rows.shape[1]:
       last = frechet.trace_root(root=rows.T, covariance=other.covariance)
     else:
@@ -248,10 +255,10 @@ class _Gaussian:
     return cls(mean, covariance, root)
 
 
-def _drawn(features, seed, divisor) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(features, clusters, seed, divisor):
   """Mean of resampled rows, and rows whose product is their covariance."""
-  n = len(features)
-  times = counts(n, seed)
+  times = counts(clusters_lib.count(clusters), seed)[clusters]
+  n = int(times.sum())
   rows = features[times > 0].astype(np.float64)
   times = times[times > 0].astype(np.float64)
   mean = times @ rows / n
