@@ -13,9 +13,10 @@ from tests.test_given import write_lossless
 from vdm_jax import build, errors, evaluate, main
 from vdm_jax import config as config_lib
 from vdm_jax.evaluation import clips as clips_lib
+from vdm_jax.evaluation import files as files_lib
 from vdm_jax.evaluation import report as report_lib
 from vdm_jax.evaluation import samples as samples_lib
-from vdm_jax.metrics import features, protocols
+from vdm_jax.metrics import features, inception_score, protocols
 from vdm_jax.metrics.protocols import (
   Data,
   Feature,
@@ -65,6 +66,14 @@ TWO = dataclasses.replace(
   samples=12,
 )
 
+PROMPTED = dataclasses.replace(
+  TOY,
+  measures=(
+    dataclasses.replace(TOY.measures[3], weighted=True, samples=20),
+    FVD,
+  ),
+  conditions='class_prompts',
+)
 STILLS = dataclasses.replace(
   TOY,
   data=Data('folder', SIZE, frames=1),
@@ -77,6 +86,7 @@ STILLS = dataclasses.replace(
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
   toys = {'toy': TOY, 'predicted': PREDICTED, 'two': TWO, 'stills': STILLS}
+  toys['prompted'] = PROMPTED
   for name, toy in toys.items():
     monkeypatch.setitem(protocols.PROTOCOLS, name, toy)
 
@@ -207,7 +217,7 @@ def test_average_and_first_are_of_activations(config, tmp_path):
   params, _ = judges.filling.load(c.evaluate.weights.inception, 'inception')
   network = features.Extractor('inception', params, mesh)
   ours, theirs = (network(v) for v in (videos, real_clips()))
-  from vdm_jax.metrics import frechet, inception_score
+  from vdm_jax.metrics import frechet
 
   for name, reduce in (
     ('fid_avg', lambda x: x.mean(1)),
@@ -299,6 +309,78 @@ def test_two_reference_sets(config, tmp_path):
   )
   found = numbers(alone, tmp_path / 'alone')
   assert set(found) == {'fvd', 'is_avg'} and found['fvd']['value'] > 1
+
+
+def sorted_by_classes(tmp_path, classes=10, each=30):
+  """A folder of still clips: the grey of each is its class, in path order."""
+  folder = tmp_path / 'sorted'
+  for n in range(classes):
+    (folder / f'class_{n}').mkdir(parents=True)
+    videos = np.full((each, FRAMES, SIZE, SIZE, 3), n, np.uint8)
+    np.save(folder / f'class_{n}' / 'all.npy', videos)
+  return folder
+
+
+def test_videos_of_a_sorted_folder_are_of_all_its_classes(tmp_path):
+  folder = sorted_by_classes(tmp_path)
+
+  def classes(count, seed=0):
+    files = files_lib.open_files(
+      folder, count=count, frames=0, size=SIZE, resize='crop', seed=seed
+    )
+    assert len(files) == count and files.there == 300
+    return files.read(np.arange(count))[:, 0, 0, 0, 0].astype(int)
+
+  whole, few = classes(300), classes(60)
+  np.testing.assert_array_equal(np.bincount(whole), [30] * 10)
+  np.testing.assert_array_equal(few, whole[:60])
+  # In the order of paths there would be two classes of ten.
+  assert set(few) == set(range(10)) and np.bincount(few).max() < 16
+  assert (classes(60, seed=1) != few).any()
+  # Splits, too: of a sorted folder each is a class or two, whose score is 1.
+  score, control = (
+    inception_score.inception_score(np.eye(10)[order], splits=10).mean
+    for order in (whole, np.sort(whole))
+  )
+  assert score > 8 and control == pytest.approx(1)
+
+
+def test_a_folder_is_not_chosen_from_as_the_real_clips_are(tmp_path):
+  """Half of the data against half of it: not the same half."""
+  folder = sorted_by_classes(tmp_path, classes=1, each=200)
+  files = files_lib.open_files(
+    folder, count=100, frames=0, size=SIZE, resize='crop', seed=0
+  )
+  source = clips_lib.shapes.Shapes(frames=3, size=8, length=200)
+  real, _ = clips_lib.draws(
+    source, Reference('', '', 100), count=100, more=0, frames=3, seed=0
+  )
+  common = {row for _, row in files.places} & set(real.chosen[:, 0].tolist())
+  assert 30 < len(common) < 70
+
+
+def test_videos_that_are_chosen_are_told(config, tmp_path):
+  videos = folder_of(tmp_path, real_clips(30, seed=4))
+  c = config(evaluate__videos=videos, evaluate__measures=('fvd',))
+  report = evaluated(c, tmp_path / 'out')
+  assert report['samples']['of'] == 30 and report['samples']['seed'] == 0
+  assert report['notes'] == ['24 of 30 videos are taken, drawn by seed 0']
+
+
+def test_classes_are_known_of_a_model_alone(config, tmp_path):
+  c = config(
+    'prompted', evaluate__videos=folder_of(tmp_path, real_clips(24, seed=4))
+  )
+  found = numbers(c, tmp_path / 'out')
+  assert set(found) == {'is_avg_unweighted', 'fvd'}
+  assert not found['is_avg_unweighted']['weighted']
+  plan = samples_lib.Plan('', PROMPTED, 404, {}, {}, 0)
+  classes = samples_lib.classes(plan, 404)
+  np.testing.assert_array_equal(np.bincount(classes), [4] * 101)
+  told = samples_lib.prompts(c, plan)
+  assert all(told[k] == told[i % 101] for i, k in enumerate(classes))
+  plan = dataclasses.replace(plan, protocol=TOY)
+  assert samples_lib.classes(plan, 404) is None
 
 
 def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(

@@ -16,7 +16,7 @@ from vdm_jax import runtime, sample
 from vdm_jax.data import shapes
 from vdm_jax.errors import DataError
 from vdm_jax.evaluation.plan import Plan
-from vdm_jax.evaluation.samples import Samples, Set, classes, without
+from vdm_jax.evaluation.samples import Samples, Set, without
 from vdm_jax.media import gallery, writing
 from vdm_jax.metrics import features, moments, reference, scoring
 from vdm_jax.metrics.protocols import Feature, Measure
@@ -259,8 +259,10 @@ def _numbers(config, plan: Plan, samples: Samples, sets, made, real):
 def _score(plan: Plan, m: Measure, samples: Samples, made, real, extras):
   """An Inception score, and beside it that of real clips."""
   rows = made[m.feature].rows[: min(samples.count, plan.protocol.wanted(m))]
-  weighted = classes(plan, len(rows)) if m.weighted else None
-  found = scoring.score(rows, m, classes=weighted, extras=extras)
+  classes = None
+  if m.weighted and samples.classes is not None:
+    classes = samples.classes[: len(rows)]
+  found = scoring.score(rows, m, classes=classes, extras=extras)
   others = real[m.feature].rows[: len(rows)]
   if len(others) >= m.splits:
     plain = scoring.score(others, m, extras=Extras(draws=0))
@@ -285,6 +287,11 @@ def _departures(
       found[f'against_{there}_of_{asked.clips}'] = (
         f'{there} real clips, of {asked.clips} of the protocol'
       )
+  if m and m.weighted and samples.classes is None:
+    found['unweighted'] = (
+      'videos count alike, not classes: of which class each should be is not '
+      'known'
+    )
   if plan.protocol.known and not plan.known:
     found['known_scored'] = (
       f'the {plan.protocol.known} frames that are known are scored, too'

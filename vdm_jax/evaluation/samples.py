@@ -41,6 +41,8 @@ class Samples:
     notes: what else is to be known.
     labels: the classes asked for, for a judge.
     captions: likewise.
+    classes: what each video should be of, by the prompts of classes; None
+      where that is not known.
     stride: of their frames.
   """
 
@@ -55,6 +57,7 @@ class Samples:
   notes: tuple[str, ...]
   labels: np.ndarray | None = None
   captions: tuple[str, ...] = ()
+  classes: np.ndarray | None = None
   stride: int = 1
 
 
@@ -84,6 +87,7 @@ def of_files(config, plan: Plan, workdir) -> tuple[Samples, dict[str, Set]]:
     frames=plan.protocol.frames,
     size=data.size,
     resize=data.resize,
+    seed=plan.protocol.seed,
     workers=config.data.workers,
   )
   size = data.size or files.shape[1]
@@ -99,9 +103,14 @@ def of_files(config, plan: Plan, workdir) -> tuple[Samples, dict[str, Set]]:
     frames=files.frames,
     size=size,
     identity=identity,
-    about={'videos': str(files.root), 'identity': identity},
+    about={
+      'videos': str(files.root),
+      'identity': identity,
+      'of': files.there,
+      'seed': files.seed,
+    },
     deviations=_of_files(files),
-    notes=_longer(files),
+    notes=(*_drawn(files), *_longer(files)),
   ), sets
 
 
@@ -113,6 +122,15 @@ def _of_files(files: Files) -> dict[str, str]:
     f'resized_from_{h}x{w}': f'videos of {h}×{w} are brought to '
     f'{files.size}×{files.size} ({files.resize})'
   }
+
+
+def _drawn(files: Files) -> tuple[str, ...]:
+  if len(files) == files.there:
+    return ()
+  return (
+    f'{len(files)} of {files.there} videos are taken, drawn by seed '
+    f'{files.seed}',
+  )
 
 
 def _longer(files: Files) -> tuple[str, ...]:
@@ -188,6 +206,7 @@ def of_model(
     notes=(),
     labels=clips.labels,
     captions=clips.prompts,
+    classes=classes(plan, len(wanted.items)),
     stride=stride,
   ), sets
 
@@ -251,7 +270,10 @@ def prompts(config, plan: Plan) -> tuple[str, ...]:
 
 
 def classes(plan: Plan, count: int) -> np.ndarray | None:
-  """The class that each sample should be of, where they count alike."""
+  """The class that each sample of a model should be of, if prompts say so.
+
+  Prompts are told in turn; of the videos of other programs nobody knows.
+  """
   if plan.protocol.conditions != 'class_prompts':
     return None
   return np.arange(count) % len(class_prompts.prompts())

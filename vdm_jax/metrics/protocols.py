@@ -126,7 +126,8 @@ class Protocol:
     conditions: what the model is told: 'none', 'any', the 'class_prompts' of
       UCF-101 in turn, or the 'captions' of the data.
     judge: whether the judge of moving shapes is asked, too.
-    seed: of the choice of real clips, and where they begin.
+    seed: of the choice of real clips and where they begin, and of the choice
+      and order of videos in a folder.
     whence: where each choice is from.
   """
 
@@ -159,7 +160,10 @@ CHOICES = (
   'conditions',
   'seed',
 )
-_SEED = 'ours: 0; unlike most programs, clips depend on nothing else'
+_SEED = (
+  'ours: 0, of clips and of videos in a folder; unlike most programs, they '
+  'depend on nothing else'
+)
 
 # DeepMind's network as published, on frames resized as TensorFlow 1 does.
 _I3D = Feature('i3d', 'logits', settings=(('bn_eps', 1e-3), ('resize', 'tf1')))
