@@ -12,6 +12,7 @@ from tests import judges, quick, saved, tiny
 from tests.test_given import write_lossless
 from vdm_jax import build, errors, evaluate, main
 from vdm_jax import config as config_lib
+from vdm_jax.conditions import Conditions
 from vdm_jax.evaluation import clips as clips_lib
 from vdm_jax.evaluation import files as files_lib
 from vdm_jax.evaluation import report as report_lib
@@ -66,6 +67,7 @@ TWO = dataclasses.replace(
   samples=12,
 )
 
+CAPTIONED = dataclasses.replace(TWO, conditions='captions')
 PROMPTED = dataclasses.replace(
   TOY,
   measures=(
@@ -381,6 +383,35 @@ def test_classes_are_known_of_a_model_alone(config, tmp_path):
   assert all(told[k] == told[i % 101] for i, k in enumerate(classes))
   plan = dataclasses.replace(plan, protocol=TOY)
   assert samples_lib.classes(plan, 404) is None
+
+
+@pytest.mark.parametrize(
+  'trained, protocol, told, endings',
+  [
+    (Conditions(), TOY, 0, []),
+    (Conditions(classes=('a', 'b')), TOY, 0, ['class_conditional']),
+    (Conditions(text='words'), TOY, 0, ['text_conditional']),
+    (
+      Conditions(classes=('a',), text='embeddings', text_dim=4, text2_dim=2),
+      TOY,
+      0,
+      ['class_conditional', 'text_conditional'],
+    ),
+    (Conditions(text='words'), CAPTIONED, 12, []),
+    (Conditions(text='words'), CAPTIONED, 5, ['5_captions']),
+    (Conditions(text='words'), PROMPTED, 5, []),  # every prompt several times
+  ],
+)
+def test_what_a_model_is_told_is_named(
+  trained, protocol, told, endings, config
+):
+  if protocol is TOY:
+    plan = samples_lib.Plan('', TOY, 24, {}, {}, 0)
+    assert not samples_lib._of_model(config(), plan, trained, SIZE, 1, 0)
+    protocol = dataclasses.replace(TOY, conditions='none')
+  plan = samples_lib.Plan('', protocol, protocol.samples, {}, {}, 0)
+  found = samples_lib._of_model(config(), plan, trained, SIZE, 1, told)
+  assert list(found) == endings
 
 
 def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(

@@ -173,7 +173,8 @@ def of_model(
   folder = workdir / 'evaluations' / name
   first = next(iter(sets.values())).real
   known = known_frames(plan, folder.parent, first, own)
-  handed = request.Handed(prompts=prompts(config, plan))
+  told = prompts(config, plan)
+  handed = request.Handed(prompts=told)
   wanted = request.make(asked, trained, given=known, mesh=mesh, handed=handed)
   model = restore(asked)
   folder = folder.with_name(f'{name}_step_{model.step}')
@@ -202,7 +203,7 @@ def of_model(
       'sample': asked.sample.to_dict(),
       'samples': str(folder / 'samples'),
     },
-    deviations=_of_model(config, plan, trained, size, stride),
+    deviations=_of_model(config, plan, trained, size, stride, len(told)),
     notes=(),
     labels=clips.labels,
     captions=clips.prompts,
@@ -220,9 +221,9 @@ def _stored(videos, first: int, last: int, fit, numbers) -> np.ndarray:
 
 
 def _of_model(
-  config, plan: Plan, trained: Conditions, size: int, stride: int
+  config, plan: Plan, trained: Conditions, size: int, stride: int, told: int
 ) -> dict[str, str]:
-  """What about the samples of a model departs from the protocol."""
+  """What departs from the protocol; the model is told so many prompts."""
   found, own, data = {}, config.data.size, plan.protocol.data
   if size != own:
     found[f'resized_from_{own}x{own}'] = (
@@ -232,8 +233,15 @@ def _of_model(
     found[f'stride_{stride}'] = (
       f'samples have the frame stride {stride}, real clips {data.stride}'
     )
-  if trained.classes and plan.protocol.conditions == 'none':
+  conditions = plan.protocol.conditions
+  if trained.classes and conditions == 'none':
     found['class_conditional'] = 'the model is told the class'
+  if trained.texts and conditions == 'none':
+    found['text_conditional'] = 'the model is told a text'
+  if conditions == 'captions' and told < plan.samples:
+    found[f'{told}_captions'] = (
+      f'{told} captions are told in turn, to {plan.samples} samples'
+    )
   return found
 
 
