@@ -54,7 +54,6 @@ PREDICTED = dataclasses.replace(
   references=(Reference('', 'seed 1', 8),),
   measures=(FVD,),
   known=1,
-  per_clip=3,
 )
 TWO = dataclasses.replace(
   TOY,

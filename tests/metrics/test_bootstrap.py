@@ -7,10 +7,8 @@ from vdm_jax.metrics import bootstrap
 from vdm_jax.metrics.bootstrap import (
   counts,
   frechet_draws,
-  frechet_interval,
   interval,
   score_draws,
-  score_interval,
 )
 from vdm_jax.metrics.frechet import frechet_distance
 from vdm_jax.metrics.inception_score import inception_score, softmax
@@ -128,25 +126,24 @@ def test_the_three_methods():
 
 def test_resampling_raises_a_frechet_distance_and_lowers_a_score():
   x, y = features(1, 100), features(2, 100, shift=0.3)
-  assert frechet_interval(x, y, repeats=40).bias > 0
+  draws = frechet_draws(x, y, repeats=40)
+  assert interval(frechet_distance(x, y).value, draws).bias > 0
   p = softmax(3 * features(3, 100, dim=30))
-  assert score_interval(p, repeats=40).bias < 0
+  draws = score_draws(p, repeats=40)
+  assert interval(inception_score(p).mean, draws).bias < 0
 
 
-def test_percentiles_of_biased_numbers_are_refused():
-  x = features(1)
-  for call in (
-    lambda **o: frechet_interval(x, x, **o),
-    lambda **o: score_interval(softmax(x), **o),
-  ):
-    with pytest.raises(ValueError, match='biased'):
-      call(method='percentile')
-    with pytest.raises(ValueError, match='jackknife'):
-      call(method='jackknife', repeats=3)
+def test_what_makes_no_interval_is_refused():
+  draws = np.arange(5.0)
+  with pytest.raises(ValueError, match='jackknife'):
+    interval(0.0, draws, method='jackknife')
   with pytest.raises(ValueError, match='level'):
-    interval(0.0, np.arange(5.0), level=1.0)
+    interval(0.0, draws, level=1.0)
+  with pytest.raises(ValueError, match='1 draws'):
+    interval(0.0, draws[:1])
+  x = features(1)
   with pytest.raises(DataError):
-    frechet_interval(x[:1], x)
+    frechet_draws(x[:1], x, repeats=2)
 
 
 def test_frechet_intervals_cover_what_they_say():

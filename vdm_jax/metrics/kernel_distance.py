@@ -126,41 +126,6 @@ def _blocks(side, clusters, blocks: int, rng) -> list[tuple]:
   return [(side[rows], clusters_lib.of(clusters[rows])) for rows in parts]
 
 
-def subset_distance(
-  x: Float[np.ndarray, 'n d'],
-  y: Float[np.ndarray, 'm d'],
-  *,
-  kernel: Kernel = Kernel(),
-  subsets: int = 100,
-  size: int = 1000,
-  seed: int = 0,
-) -> tuple[float, float]:
-  """Mean and standard deviation of MMD² over random subsets, as KID is told.
-
-  Bińkowski et al. 2018 take 100 subsets of 1,000 from each side. They overlap,
-  so that the deviation tells the scatter of a subset, not how certain the mean
-  is; that is what `kernel_distance` is for.
-
-  Raises:
-    DataError: fewer than `size` samples, or features that are not finite.
-  """
-  if min(len(x), len(y)) < size:
-    raise DataError(
-      f'too few samples for a subset of {size} ({min(len(x), len(y))}); make '
-      'it smaller'
-    )
-  rng = np.random.default_rng(seed)
-  values = [
-    mmd2(
-      x[rng.choice(len(x), size, replace=False)],
-      y[rng.choice(len(y), size, replace=False)],
-      kernel=kernel,
-    )
-    for _ in range(subsets)
-  ]
-  return float(np.mean(values)), float(np.std(values))
-
-
 def mmd2(
   x: Float[np.ndarray, 'n d'],
   y: Float[np.ndarray, 'm d'],

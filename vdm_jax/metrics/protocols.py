@@ -121,8 +121,7 @@ class Protocol:
     samples: generated videos.
     frames: of each, known ones included; 0 for what the model makes.
     known: its first frames, which are a real clip's; they are not scored
-      (unless asked for).
-    per_clip: samples for each real clip, whose known frames they have.
+      (unless asked for). Sample i has those of clip i modulo their number.
     conditions: what the model is told: 'none', 'any', the 'class_prompts' of
       UCF-101 in turn, or the 'captions' of the data.
     judge: whether the judge of moving shapes is asked, too.
@@ -138,7 +137,6 @@ class Protocol:
   samples: int
   frames: int
   known: int = 0
-  per_clip: int = 1
   conditions: str = 'none'
   judge: bool = False
   seed: int = 0
@@ -276,7 +274,6 @@ BAIR_1_15 = Protocol(
   samples=100 * 256,
   frames=16,
   known=1,
-  per_clip=100,
   whence={
     'data': 'Ho22: the 256 examples of the evaluation set',
     'size and resize': 'Ho22: 64, as stored',
