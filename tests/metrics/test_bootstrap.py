@@ -88,6 +88,19 @@ def test_draws_of_scores_are_scores_of_the_rows_drawn():
     assert draws[r] == pytest.approx(expected, rel=1e-12)
 
 
+def test_draws_of_splits_are_means_of_their_scores():
+  p = softmax(3 * features(0, 41))
+  weights = np.linspace(1, 2, 41)
+  parts = [13, 14, 14]
+  draws = score_draws(p, weights=weights, parts=parts, repeats=18, seed=3)
+  for r in (0, 15, 16, 17):
+    drawn = np.random.default_rng((3, r)).integers(41, size=41)
+    expected = inception_score(p[drawn], weights=weights[drawn], splits=3).mean
+    assert draws[r] == pytest.approx(expected, rel=1e-12)
+  whole = score_draws(p, parts=[41], repeats=3)
+  np.testing.assert_array_equal(whole, score_draws(p, repeats=3))
+
+
 def test_draws_depend_on_the_seed_and_their_number_alone():
   x, y = features(1), features(2)
   long = frechet_draws(x, y, repeats=5, seed=1)
@@ -171,6 +184,20 @@ def test_frechet_intervals_cover_what_they_say():
   assert expected > 1.1 * true
   assert coverage('percentile', true) < 0.6  # the control
   assert coverage('percentile', expected) < 0.88
+
+
+def test_draws_of_splits_are_of_the_number_that_is_printed():
+  rng = np.random.default_rng(0)
+  found, by_splits, as_one = [], [], []
+  for seed in range(60):
+    p = softmax(3 * rng.normal(size=(200, 20)))
+    found.append(inception_score(p, splits=10).mean)
+    by_splits.append(score_draws(p, parts=[20] * 10, repeats=20, seed=seed))
+    as_one.append(score_draws(p, repeats=20, seed=seed))
+  own, mean = np.std(found), np.mean(found)
+  assert np.std(by_splits, axis=1).mean() == pytest.approx(own, rel=0.3)
+  assert abs(np.mean(by_splits) - mean) < 0.5 * own
+  assert abs(np.mean(as_one) - mean) > 3 * own  # the control
 
 
 def test_score_intervals_cover_what_they_say():

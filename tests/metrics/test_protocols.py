@@ -68,6 +68,9 @@ def test_counts_fit_together(protocol):
     assert 0 < protocol.known < protocol.frames
   for m in protocol.measures:
     assert protocol.wanted(m) >= m.splits * m.repeats
+    # Splits of sorted samples would be classes, and frames are no samples.
+    assert m.splits == 1 or m.shuffle is not None
+    assert m.statistic == 'frechet' or m.feature.view != 'frames'
 
 
 def test_classes_have_equally_many_samples_of_prompts():

@@ -11,7 +11,13 @@ from tests import judges
 from tests.metrics.frames import correlated
 from vdm_jax import sharding
 from vdm_jax.errors import DataError
-from vdm_jax.metrics import features, frechet, inception_score, scoring
+from vdm_jax.metrics import (
+  bootstrap,
+  features,
+  frechet,
+  inception_score,
+  scoring,
+)
 from vdm_jax.metrics.moments import Accumulator
 from vdm_jax.metrics.protocols import Feature, Measure
 from vdm_jax.metrics.reference import Provenance, Reference
@@ -230,6 +236,20 @@ def test_scores_in_which_classes_count_alike():
   assert scoring.score(logits, split, extras=extras)['splits'] == 2
   with pytest.raises(DataError, match='splits'):
     scoring.score(logits[:1], split, extras=extras)
+
+
+def test_the_interval_of_splits_is_that_of_splits():
+  logits = 3 * np.random.default_rng(0).normal(size=(82, 10))
+  plain = Measure('is', 'inception_score', VIDEO)
+  parts = {(1, 1): [82], (4, 1): [20, 21, 20, 21], (2, 2): [20, 21, 20, 21]}
+  p = inception_score.softmax(logits)
+  for (splits, repeats), sizes in parts.items():
+    asked = dataclasses.replace(plain, splits=splits, repeats=repeats)
+    found = scoring.score(logits, asked, extras=Extras(draws=100))
+    draws = bootstrap.score_draws(p, parts=sizes, repeats=100)
+    expected = bootstrap.interval(found['value'], draws)
+    assert found['interval']['low'] == expected.low
+    assert found['interval']['high'] == expected.high
 
 
 def test_names_of_numbers_that_depart():

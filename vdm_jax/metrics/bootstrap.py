@@ -40,12 +40,16 @@ Of Inception scores, 20 classes (200 sets, 100 draws), a little too narrow:
   60          .90       .89      .88    .61
   200         .92       .93      .91    .82
 
+Of 10 splits of 200 samples the draws have .88 of the scores' own spread; as of
+one split they would be 4.7 of it too high.
+
 Kernel distances have no place here, as a row that is drawn twice would meet
 itself; their blocks are their error. Rows of which several are of one video
 are drawn by videos (see `clusters`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -119,19 +123,33 @@ def score_draws(
   probabilities: Float[np.ndarray, 'n c'],
   *,
   weights: Float[np.ndarray, ' n'] | None = None,
+  parts: Sequence[int] = (),
   repeats: int,
   seed: int = 0,
 ) -> Float64[np.ndarray, ' r']:
-  """Inception scores of resampled samples, which keep their weights."""
+  """Inception scores of resampled samples, which keep their weights.
+
+  Args:
+    probabilities: of the classes.
+    weights: of the samples, as in `inception_score`.
+    parts: sizes of the splits of all sets, whose mean score each draw is; all
+      samples are one if empty. Samples are drawn for each from all of them,
+      which takes them to be in random order.
+    repeats: draws.
+    seed: of the draws; the r-th depends on (seed, r) alone.
+  """
   p = probabilities.astype(np.float64)
   base = np.ones(len(p)) if weights is None else weights.astype(np.float64)
+  ends = np.cumsum(parts or (len(p),))
   draws = np.zeros(repeats)
   for start in range(0, repeats, _CHUNK):
     chosen = range(start, min(start + _CHUNK, repeats))
-    drawn = np.stack([counts(len(p), (seed, r)) for r in chosen])
-    draws[start : start + len(chosen)] = inception_score.scores(
-      p, base[None] * drawn
-    )
+    drawn = np.stack([_drawn_rows(len(p), (seed, r)) for r in chosen])
+    scores = [
+      inception_score.scores(p, base[None] * _counted(part, len(p)))
+      for part in np.split(drawn, ends[:-1], axis=1)
+    ]
+    draws[start : start + len(chosen)] = np.mean(scores, axis=0)
   return draws
 
 
@@ -220,5 +238,12 @@ def _drawn(features, clusters, seed, divisor):
 
 def counts(n: int, seed: tuple[int, ...]) -> Int[np.ndarray, ' n']:
   """How often each of n samples is among n drawn with replacement."""
-  drawn = np.random.default_rng(seed).integers(n, size=n)
-  return np.bincount(drawn, minlength=n)
+  return _counted(_drawn_rows(n, seed)[None], n)[0]
+
+
+def _drawn_rows(n: int, seed: tuple[int, ...]) -> Int[np.ndarray, ' n']:
+  return np.random.default_rng(seed).integers(n, size=n)
+
+
+def _counted(drawn, n: int) -> Int[np.ndarray, 'r n']:
+  return np.stack([np.bincount(rows, minlength=n) for rows in drawn])

@@ -184,7 +184,11 @@ def _fid(name: str, view: str, **options) -> Measure:
 
 def _is(name: str, view: str, splits: int) -> Measure:
   feature = Feature('inception', 'logits_unbiased', view, _TF)
-  return Measure(name, 'inception_score', feature, splits=splits)
+  # Captions may be sorted: every split is of samples from all over.
+  shuffle = 0 if splits > 1 else None
+  return Measure(
+    name, 'inception_score', feature, splits=splits, shuffle=shuffle
+  )
 
 
 def _is_c3d(**options) -> Measure:
@@ -368,9 +372,9 @@ TEXT_VDM = Protocol(
     'fid_avg': 'Ho22: activations averaged over frames; ours: of pool3',
     'fid_first': 'Ho22: first frames',
     'is_avg': 'Ho22: as fid_avg, 1 split; ours: the average is of logits',
-    'is_avg_splits': 'Ho22: the same, mean of 10 splits',
+    'is_avg_splits': 'Ho22: the same, mean of 10 splits; ours: random ones',
     'is_first': 'Ho22: first frames, 1 split',
-    'is_first_splits': 'Ho22: the same, mean of 10 splits',
+    'is_first_splits': 'Ho22: the same, mean of 10 splits; ours: random ones',
   },
 )
 

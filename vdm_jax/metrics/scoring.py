@@ -420,8 +420,13 @@ def score(
     'notes': [],
   }
   if extras.draws > 1:
+    edges = inception_score.edges(len(p) // measure.repeats, measure.splits)
     draws = bootstrap.score_draws(
-      p, weights=weights, repeats=extras.draws, seed=extras.seed
+      p,
+      weights=weights,
+      parts=np.diff(edges).tolist() * measure.repeats,
+      repeats=extras.draws,
+      seed=extras.seed,
     )
     result['interval'] = _about(found.mean, draws)
   return result
