@@ -40,8 +40,8 @@ Of Inception scores, 20 classes (200 sets, 100 draws), a little too narrow:
   60          .90       .89      .88    .61
   200         .92       .93      .91    .82
 
-Of 10 splits of 200 samples the draws have .88 of the scores' own spread; as of
-one split they would be 4.7 of it too high.
+Of 10 splits of 200 samples the draws have .88 of the scores' own spread; those
+of one split lie 4.6 times the spread too high.
 
 Kernel distances have no place here, as a row that is drawn twice would meet
 itself; their blocks are their error. Rows of which several are of one video
