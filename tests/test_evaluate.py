@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from tests import judges, quick, saved, tiny
+from tests.test_given import write_lossless
 from vdm_jax import build, errors, evaluate, main
 from vdm_jax import config as config_lib
+from vdm_jax.conditions import Conditions
 from vdm_jax.evaluation import clips as clips_lib
+from vdm_jax.evaluation import files as files_lib
 from vdm_jax.evaluation import report as report_lib
 from vdm_jax.evaluation import samples as samples_lib
-from vdm_jax.metrics import features, protocols
+from vdm_jax.metrics import features, inception_score, protocols
 from vdm_jax.metrics.protocols import (
   Data,
   Feature,
@@ -51,7 +54,6 @@ PREDICTED = dataclasses.replace(
   references=(Reference('', 'seed 1', 8),),
   measures=(FVD,),
   known=1,
-  per_clip=3,
 )
 TWO = dataclasses.replace(
   TOY,
@@ -64,10 +66,29 @@ TWO = dataclasses.replace(
   samples=12,
 )
 
+CAPTIONED = dataclasses.replace(TWO, conditions='captions')
+PROMPTED = dataclasses.replace(
+  TOY,
+  measures=(
+    dataclasses.replace(TOY.measures[3], weighted=True, samples=20),
+    FVD,
+  ),
+  conditions='class_prompts',
+)
+STILLS = dataclasses.replace(
+  TOY,
+  data=Data('folder', SIZE, frames=1),
+  references=(Reference('', 'test', 20, per_video=3),),
+  measures=(image('fid', 'pool3', 'frames'),),
+  samples=6,
+)
+
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-  for name, toy in (('toy', TOY), ('predicted', PREDICTED), ('two', TWO)):
+  toys = {'toy': TOY, 'predicted': PREDICTED, 'two': TWO, 'stills': STILLS}
+  toys['prompted'] = PROMPTED
+  for name, toy in toys.items():
     monkeypatch.setitem(protocols.PROTOCOLS, name, toy)
 
 
@@ -197,7 +218,7 @@ def test_average_and_first_are_of_activations(config, tmp_path):
   params, _ = judges.filling.load(c.evaluate.weights.inception, 'inception')
   network = features.Extractor('inception', params, mesh)
   ours, theirs = (network(v) for v in (videos, real_clips()))
-  from vdm_jax.metrics import frechet, inception_score
+  from vdm_jax.metrics import frechet
 
   for name, reduce in (
     ('fid_avg', lambda x: x.mean(1)),
@@ -267,10 +288,7 @@ def test_two_reference_sets(config, tmp_path):
     side.mkdir()
     videos = rng.integers(0, 100 + 100 * i, (12, FRAMES, 16, 16, 3), np.uint8)
     for n, video in enumerate(videos):
-      judged = SIZE
-      from tests.test_given import write_lossless
-
-      write_lossless(side / f'{n:02d}.avi', video[:, :judged, :judged])
+      write_lossless(side / f'{n:02d}.avi', video[:, :SIZE, :SIZE])
   both = config(
     'two',
     evaluate__path=str(sides['train']),
@@ -292,6 +310,135 @@ def test_two_reference_sets(config, tmp_path):
   )
   found = numbers(alone, tmp_path / 'alone')
   assert set(found) == {'fvd', 'is_avg'} and found['fvd']['value'] > 1
+
+
+def sorted_by_classes(tmp_path, classes=10, each=30):
+  """A folder of still clips: the grey of each is its class, in path order."""
+  folder = tmp_path / 'sorted'
+  for n in range(classes):
+    (folder / f'class_{n}').mkdir(parents=True)
+    videos = np.full((each, FRAMES, SIZE, SIZE, 3), n, np.uint8)
+    np.save(folder / f'class_{n}' / 'all.npy', videos)
+  return folder
+
+
+def test_videos_of_a_sorted_folder_are_of_all_its_classes(tmp_path):
+  folder = sorted_by_classes(tmp_path)
+
+  def classes(count, seed=0):
+    files = files_lib.open_files(
+      folder, count=count, frames=0, size=SIZE, resize='crop', seed=seed
+    )
+    assert len(files) == count and files.there == 300
+    return files.read(np.arange(count))[:, 0, 0, 0, 0].astype(int)
+
+  whole, few = classes(300), classes(60)
+  np.testing.assert_array_equal(np.bincount(whole), [30] * 10)
+  np.testing.assert_array_equal(few, whole[:60])
+  # In the order of paths there would be two classes of ten.
+  assert set(few) == set(range(10)) and np.bincount(few).max() < 16
+  assert (classes(60, seed=1) != few).any()
+  # Splits, too: of a sorted folder each is a class or two, whose score is 1.
+  score, control = (
+    inception_score.inception_score(np.eye(10)[order], splits=10).mean
+    for order in (whole, np.sort(whole))
+  )
+  assert score > 8 and control == pytest.approx(1)
+
+
+def test_a_folder_is_not_chosen_from_as_the_real_clips_are(tmp_path):
+  """Half of the data against half of it: not the same half."""
+  folder = sorted_by_classes(tmp_path, classes=1, each=200)
+  files = files_lib.open_files(
+    folder, count=100, frames=0, size=SIZE, resize='crop', seed=0
+  )
+  source = clips_lib.shapes.Shapes(frames=3, size=8, length=200)
+  real, _ = clips_lib.draws(
+    source, Reference('', '', 100), count=100, more=0, frames=3, seed=0
+  )
+  common = {row for _, row in files.places} & set(real.chosen[:, 0].tolist())
+  assert 30 < len(common) < 70
+
+
+def test_videos_that_are_chosen_are_told(config, tmp_path):
+  videos = folder_of(tmp_path, real_clips(30, seed=4))
+  c = config(evaluate__videos=videos, evaluate__measures=('fvd',))
+  report = evaluated(c, tmp_path / 'out')
+  assert report['samples']['of'] == 30 and report['samples']['seed'] == 0
+  assert report['notes'] == ['24 of 30 videos are taken, drawn by seed 0']
+
+
+def test_classes_are_known_of_a_model_alone(config, tmp_path):
+  c = config(
+    'prompted', evaluate__videos=folder_of(tmp_path, real_clips(24, seed=4))
+  )
+  found = numbers(c, tmp_path / 'out')
+  assert set(found) == {'is_avg_unweighted', 'fvd'}
+  assert not found['is_avg_unweighted']['weighted']
+  plan = samples_lib.Plan('', PROMPTED, 404, {}, {}, 0)
+  classes = samples_lib.classes(plan, 404)
+  np.testing.assert_array_equal(np.bincount(classes), [4] * 101)
+  told = samples_lib.prompts(c, plan)
+  assert all(told[k] == told[i % 101] for i, k in enumerate(classes))
+  plan = dataclasses.replace(plan, protocol=TOY)
+  assert samples_lib.classes(plan, 404) is None
+
+
+@pytest.mark.parametrize(
+  'trained, protocol, told, endings',
+  [
+    (Conditions(), TOY, 0, []),
+    (Conditions(classes=('a', 'b')), TOY, 0, ['class_conditional']),
+    (Conditions(text='words'), TOY, 0, ['text_conditional']),
+    (
+      Conditions(classes=('a',), text='embeddings', text_dim=4, text2_dim=2),
+      TOY,
+      0,
+      ['class_conditional', 'text_conditional'],
+    ),
+    (Conditions(text='words'), CAPTIONED, 12, []),
+    (Conditions(text='words'), CAPTIONED, 5, ['5_captions']),
+    (Conditions(text='words'), PROMPTED, 5, []),  # every prompt several times
+  ],
+)
+def test_what_a_model_is_told_is_named(
+  trained, protocol, told, endings, config
+):
+  if protocol is TOY:
+    plan = samples_lib.Plan('', TOY, 24, {}, {}, 0)
+    assert not samples_lib._of_model(config(), plan, trained, SIZE, 1, 0)
+    protocol = dataclasses.replace(TOY, conditions='none')
+  plan = samples_lib.Plan('', protocol, protocol.samples, {}, {}, 0)
+  found = samples_lib._of_model(config(), plan, trained, SIZE, 1, told)
+  assert list(found) == endings
+
+
+def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(
+  config, tmp_path, monkeypatch
+):
+  """Twenty frames of all seven videos; of five of them, chance is in both."""
+  entry = dataclasses.replace(features.NETWORKS['inception'], least_frames=1)
+  monkeypatch.setitem(features.NETWORKS, 'inception', entry)
+  folder = tmp_path / 'real'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for n in range(7):
+    video = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+    write_lossless(folder / f'{n}.avi', video)
+  c = config(
+    'stills',
+    evaluate__path=str(folder),
+    evaluate__videos=folder_of(tmp_path, real_clips(6, seed=4)),
+  )
+  found = numbers(c, tmp_path / 'out')['fid']
+  assert found['n'] == [6 * FRAMES, 20] and found['videos'] == [6, 7]
+  assert found['interval']['resampled'] == 'samples'
+  # Halves of three videos each, one of which may have two frames alone.
+  assert set(found['floor']['n']) <= {8, 9}
+  few = config_lib.varied(c, {'evaluate.reference': 5})
+  (found,) = numbers(few, tmp_path / 'few').values()
+  assert found['videos'] == [6, 5] and found['n'] == [6 * FRAMES, 5]
+  assert found['interval']['resampled'] == 'samples and real clips'
 
 
 def test_known_frames_are_not_scored(config, tmp_path):

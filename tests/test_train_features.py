@@ -156,10 +156,13 @@ def test_the_weights_written_can_be_read(
   trained, monkeypatch, capsys, tmp_path
 ):
   monkeypatch.setattr(train_features, 'CLIPS', SHORT.clips)
+  monkeypatch.setattr(train_features, 'CONTROLS', 8)
   train_features.run(config(), tmp_path, devices=jax.devices()[:1])
   printed = capsys.readouterr()
   path = tmp_path / train_features.FILE
   assert 'step 3/3 | loss' in printed.err and str(path) in printed.out
+  lines = [line.split() for line in printed.out.splitlines()[1:]]
+  assert ['real', '100.0%'] in [[line[0], line[-1]] for line in lines]
   params, metadata = filling.load(path, shapes_network.NAME, trained)
   assert equal(params, trained)
   assert train_features.Recipe(**json.loads(metadata['source'])) == SHORT
@@ -204,6 +207,32 @@ def test_a_loss_that_is_not_finite_ends_training(monkeypatch):
   monkeypatch.setattr(feature_clips, 'draw', lambda *_, **__: broken)
   with pytest.raises(errors.DivergedError, match='not finite'):
     train_features.train_network(SHORT, mesh(), quiet=True)
+
+
+def test_controls_are_tried_on_clips_that_are_not_compared_with(
+  trained, monkeypatch
+):
+  monkeypatch.setattr(train_features, 'CONTROLS', 12)
+  monkeypatch.setattr(train_features, 'JUDGED', 4)
+  found = train_features.tried(trained, SHORT)
+  source = shapes.Shapes(frames=8, size=16, seed=1)
+  videos = np.stack([source.clip(i)['video'] for i in range(24)])
+  made = controlled(videos[:12], np.random.default_rng(0), 4)
+  assert list(found) == list(made) and 'hurried' in made
+  rows = {
+    name: np.asarray(
+      shapes_network.features(
+        trained, jnp.asarray(clips, jnp.float32) / 127.5 - 1
+      )
+    )
+    for name, clips in (made | {'other': videos[12:, :4]}).items()
+  }
+  for name, (distance, success) in found.items():
+    expected = frechet_distance(rows[name], rows['other']).value
+    assert distance == pytest.approx(expected, rel=1e-3)
+    assert success == shapes.scores(made[name][:4])['success']
+  assert found['real'][0] > 0 and found['real'][1] == 1  # other clips, all good
+  assert found['frozen'][1] == found['recoloured'][1] == 0
 
 
 def distances(found, reference):

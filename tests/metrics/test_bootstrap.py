@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 
+from tests.metrics.frames import correlated
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import bootstrap
 from vdm_jax.metrics.bootstrap import (
   counts,
   frechet_draws,
-  frechet_interval,
   interval,
   score_draws,
-  score_interval,
 )
 from vdm_jax.metrics.frechet import frechet_distance
 from vdm_jax.metrics.inception_score import inception_score, softmax
@@ -39,6 +38,46 @@ def test_a_draw_is_the_distance_of_the_rows_drawn(n, m, dim, divisor):
     assert one[r] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize('divisor', ['n-1', 'n'])
+def test_a_draw_of_videos_has_all_their_rows(divisor):
+  x, y = features(1, 12, 5), features(2, 9, 5, 0.5)
+  mine = np.array([0, 0, 1, 2, 2, 2, 3, 1, 4, 4, 5, 5])  # of unequal sizes
+  found = frechet_draws(
+    x, y, repeats=4, seed=5, divisor=divisor, clusters=(mine, None)
+  )
+  for r in range(4):
+    drawn = np.repeat(np.arange(6), counts(6, (5, r, 0)))
+    a = np.concatenate([x[mine == c] for c in drawn])
+    b = copies(y, (5, r, 1))
+    expected = frechet_distance(a, b, divisor=divisor).value
+    assert found[r] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_of_a_video_each_are_drawn_as_if_there_were_no_videos():
+  x, y = features(1, 40), features(2, 30)
+  plain = frechet_draws(x, y, repeats=3)
+  told = frechet_draws(x, y, repeats=3, clusters=(np.arange(40), np.arange(30)))
+  np.testing.assert_array_equal(plain, told)
+
+
+def test_draws_of_videos_spread_as_sets_of_videos_do():
+  size = {'videos': 100, 'frames': 8, 'dim': 4}
+  distances, by_videos, by_rows = [], [], []
+  for seed in range(100):
+    x, videos = correlated((seed, 0), **size)
+    y, _ = correlated((seed, 1), **size, shift=0.4)
+    distances.append(frechet_distance(Moments.of(x), Moments.of(y)).value)
+    if seed >= 12:
+      continue
+    options = {'repeats': 40, 'seed': seed}
+    drawn = frechet_draws(x, y, clusters=(videos, videos), **options)
+    by_videos.append(drawn.std())
+    by_rows.append(frechet_draws(x, y, **options).std())
+  own = np.std(distances)
+  assert 0.85 < np.mean(by_videos) / own < 1.4  # 1.1 was measured
+  assert np.mean(by_rows) < own / 2  # the control
+
+
 def test_draws_of_scores_are_scores_of_the_rows_drawn():
   p = softmax(3 * features(0, 40))
   weights = np.linspace(1, 2, 40)
@@ -47,6 +86,19 @@ def test_draws_of_scores_are_scores_of_the_rows_drawn():
     drawn, w = copies(p, (3, r)), copies(weights, (3, r))
     expected = inception_score(drawn, weights=w).mean
     assert draws[r] == pytest.approx(expected, rel=1e-12)
+
+
+def test_draws_of_splits_are_means_of_their_scores():
+  p = softmax(3 * features(0, 41))
+  weights = np.linspace(1, 2, 41)
+  parts = [13, 14, 14]
+  draws = score_draws(p, weights=weights, parts=parts, repeats=18, seed=3)
+  for r in (0, 15, 16, 17):
+    drawn = np.random.default_rng((3, r)).integers(41, size=41)
+    expected = inception_score(p[drawn], weights=weights[drawn], splits=3).mean
+    assert draws[r] == pytest.approx(expected, rel=1e-12)
+  whole = score_draws(p, parts=[41], repeats=3)
+  np.testing.assert_array_equal(whole, score_draws(p, repeats=3))
 
 
 def test_draws_depend_on_the_seed_and_their_number_alone():
@@ -87,25 +139,24 @@ def test_the_three_methods():
 
 def test_resampling_raises_a_frechet_distance_and_lowers_a_score():
   x, y = features(1, 100), features(2, 100, shift=0.3)
-  assert frechet_interval(x, y, repeats=40).bias > 0
+  draws = frechet_draws(x, y, repeats=40)
+  assert interval(frechet_distance(x, y).value, draws).bias > 0
   p = softmax(3 * features(3, 100, dim=30))
-  assert score_interval(p, repeats=40).bias < 0
+  draws = score_draws(p, repeats=40)
+  assert interval(inception_score(p).mean, draws).bias < 0
 
 
-def test_percentiles_of_biased_numbers_are_refused():
-  x = features(1)
-  for call in (
-    lambda **o: frechet_interval(x, x, **o),
-    lambda **o: score_interval(softmax(x), **o),
-  ):
-    with pytest.raises(ValueError, match='biased'):
-      call(method='percentile')
-    with pytest.raises(ValueError, match='jackknife'):
-      call(method='jackknife', repeats=3)
+def test_what_makes_no_interval_is_refused():
+  draws = np.arange(5.0)
+  with pytest.raises(ValueError, match='jackknife'):
+    interval(0.0, draws, method='jackknife')
   with pytest.raises(ValueError, match='level'):
-    interval(0.0, np.arange(5.0), level=1.0)
+    interval(0.0, draws, level=1.0)
+  with pytest.raises(ValueError, match='1 draws'):
+    interval(0.0, draws[:1])
+  x = features(1)
   with pytest.raises(DataError):
-    frechet_interval(x[:1], x)
+    frechet_draws(x[:1], x, repeats=2)
 
 
 def test_frechet_intervals_cover_what_they_say():
@@ -133,6 +184,20 @@ def test_frechet_intervals_cover_what_they_say():
   assert expected > 1.1 * true
   assert coverage('percentile', true) < 0.6  # the control
   assert coverage('percentile', expected) < 0.88
+
+
+def test_draws_of_splits_are_of_the_number_that_is_printed():
+  rng = np.random.default_rng(0)
+  found, by_splits, as_one = [], [], []
+  for seed in range(60):
+    p = softmax(3 * rng.normal(size=(200, 20)))
+    found.append(inception_score(p, splits=10).mean)
+    by_splits.append(score_draws(p, parts=[20] * 10, repeats=20, seed=seed))
+    as_one.append(score_draws(p, repeats=20, seed=seed))
+  own, mean = np.std(found), np.mean(found)
+  assert np.std(by_splits, axis=1).mean() == pytest.approx(own, rel=0.3)
+  assert abs(np.mean(by_splits) - mean) < 0.5 * own
+  assert abs(np.mean(as_one) - mean) > 3 * own  # the control
 
 
 def test_score_intervals_cover_what_they_say():

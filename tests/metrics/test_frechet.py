@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.metrics.frames import correlated
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import frechet
 from vdm_jax.metrics.frechet import expected_bias, fd_infinity, frechet_distance
@@ -218,6 +219,36 @@ def test_the_extrapolated_distance_has_no_bias():
   error = np.std(infinite) / np.sqrt(12)
   assert abs(np.mean(infinite) - true) < 3.5 * error
   assert np.mean(whole) - true > 5 * error  # the control
+
+
+def test_frames_of_a_video_are_thinned_out_together():
+  infinite, by_rows, whole = [], [], []
+  for seed in range(60):
+    size = {'videos': 60, 'frames': 6, 'dim': 3}
+    x, videos = correlated((seed, 0), **size)
+    y, _ = correlated((seed, 1), **size)
+    both = (videos, videos)
+    infinite.append(fd_infinity(x, y, points=6, clusters=both).value)
+    result = fd_infinity(x, y, points=6)
+    by_rows.append(result.value)
+    whole.append(result.distances[-1])
+  error = np.std(infinite) / np.sqrt(60)
+  assert abs(np.mean(infinite)) < 3.5 * error
+  # The control: thinned out by rows, nearly all of the bias is left.
+  assert np.mean(by_rows) > max(0.7 * np.mean(whole), 4 * error)
+
+
+def test_the_bias_of_frames_is_at_most_that_of_their_videos():
+  size = {'videos': 60, 'frames': 6, 'dim': 3}
+  distances = []
+  for seed in range(60):
+    x, y = (correlated((seed, i), **size)[0] for i in range(2))
+    distances.append(by_moments(x, y).value)
+  by_videos, by_rows = (
+    expected_bias(population(np.ones(3)), n, n) for n in (60, 360)
+  )
+  assert 0.7 * by_videos < np.mean(distances) < by_videos
+  assert np.mean(distances) > 3 * by_rows  # the control
 
 
 def test_moments_of_the_reference_are_not_thinned_out():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.metrics.frames import correlated
 from vdm_jax.errors import DataError
 from vdm_jax.metrics import kernel_distance as kd
 from vdm_jax.metrics.kernel_distance import Kernel, kernel_distance, mmd2
@@ -62,6 +63,49 @@ def test_it_has_no_bias_and_the_other_estimate_has():
   assert np.mean(biased) > 20 * error  # the control
 
 
+def test_pairs_of_one_video_are_left_out():
+  x, y = pair(0, 13, 9, shift=0.5)
+  mine, theirs = np.arange(13) // 3, np.arange(9) // 2
+
+  def k(p, q):
+    return (p @ q / 8 + 1) ** 3
+
+  def mean(a, videos):
+    return np.mean(
+      [
+        k(p, q)
+        for i, p in enumerate(a)
+        for j, q in enumerate(a)
+        if videos[i] != videos[j]
+      ]
+    )
+
+  expected = mean(x, mine) + mean(y, theirs)
+  expected -= 2 * np.mean([k(p, q) for p in x for q in y])
+  found = mmd2(x, y, clusters=(mine, theirs))
+  assert found == pytest.approx(expected, rel=1e-12)
+  alone = mmd2(x, y, clusters=(np.arange(13), np.arange(9)))
+  assert alone == mmd2(x, y) != found
+  with pytest.raises(DataError, match='too few'):
+    mmd2(x, y, clusters=(np.zeros(13, int), theirs))
+
+
+def test_it_has_no_bias_where_frames_of_a_video_are_alike():
+  by_videos, by_rows, told = [], [], []
+  for seed in range(150):
+    size = {'videos': 24, 'frames': 4, 'dim': 4}
+    x, videos = correlated((seed, 0), **size)
+    y, _ = correlated((seed, 1), **size)
+    found = kernel_distance(x, y, blocks=6, clusters=(videos, videos))
+    by_videos.append(found.value)
+    told.append(found.standard_error)
+    by_rows.append(mmd2(x, y))
+  own = np.std(by_videos)
+  assert abs(np.mean(by_videos)) < 3 * own / np.sqrt(150)
+  assert np.mean(by_rows) > 10 * own / np.sqrt(150)  # the control
+  assert own < 1.05 * np.sqrt(np.mean(np.square(told)))
+
+
 def test_it_does_not_depend_on_the_number_of_samples():
   means = []
   for n in (10, 40):
@@ -96,14 +140,6 @@ def test_the_value_is_that_of_all_samples_in_any_order():
   assert single == pytest.approx(one.value, rel=1e-5)
 
 
-def test_subsets_are_centred_on_the_value():
-  x, y = pair(0, 100, 100, shift=0.5)
-  mean, std = kd.subset_distance(x, y, subsets=60, size=20)
-  assert abs(mean - mmd2(x, y)) < 3 * std / np.sqrt(60)
-  whole = kd.subset_distance(x, y, subsets=2, size=100)
-  assert whole == pytest.approx((mmd2(x, y), 0), abs=1e-12)
-
-
 def test_bad_samples_are_refused():
   x, y = pair(0)
   with pytest.raises(DataError, match='10 blocks'):
@@ -112,8 +148,6 @@ def test_bad_samples_are_refused():
     kernel_distance(x, y, blocks=1)
   with pytest.raises(DataError, match='too few'):
     mmd2(x, y[:1])
-  with pytest.raises(DataError, match='subset of 1000'):
-    kd.subset_distance(x, y)
   y[0] = np.nan
   with pytest.raises(DataError, match='not finite'):
     mmd2(x, y)

@@ -64,12 +64,13 @@ def test_counts_fit_together(protocol):
   assert all(protocol.wanted(m) <= protocol.samples for m in protocol.measures)
   if protocol.known:
     (reference,) = protocol.references
-    assert protocol.samples == protocol.per_clip * reference.clips
+    assert protocol.samples % reference.clips == 0  # of each as many
     assert 0 < protocol.known < protocol.frames
-  else:
-    assert protocol.per_clip == 1
   for m in protocol.measures:
     assert protocol.wanted(m) >= m.splits * m.repeats
+    # Splits of sorted samples would be classes, and frames are no samples.
+    assert m.splits == 1 or m.shuffle is not None
+    assert m.statistic == 'frechet' or m.feature.view != 'frames'
 
 
 def test_classes_have_equally_many_samples_of_prompts():

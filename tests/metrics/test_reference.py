@@ -53,6 +53,20 @@ def same(a, b):
   )
 
 
+def test_rows_know_the_videos_of_their_clips(statistics):
+  assert statistics.videos == 40
+  np.testing.assert_array_equal(statistics.clusters, np.arange(10))
+  # Ten clips of four samples each, of seven videos.
+  video_of = np.array([8, 8, 2, 3, 8, 5, 6, 7, 0, 2])
+  told = dataclasses.replace(statistics, video_of=video_of)
+  assert told.videos == 7
+  found = video_of[statistics.indices // 4]
+  same_video = told.clusters[:, None] == told.clusters
+  np.testing.assert_array_equal(same_video, found[:, None] == found)
+  with pytest.raises(ValueError, match='40 samples are not of 9 clips'):
+    dataclasses.replace(statistics, video_of=video_of[:9])
+
+
 def test_what_was_saved_is_loaded_bit_for_bit(path, statistics):
   assert same(load(path), statistics)
   assert same(load(path, PROVENANCE), statistics)

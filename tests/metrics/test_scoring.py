@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from tests import judges
+from tests.metrics.frames import correlated
 from vdm_jax import sharding
 from vdm_jax.errors import DataError
-from vdm_jax.metrics import features, frechet, inception_score, scoring
+from vdm_jax.metrics import (
+  bootstrap,
+  features,
+  frechet,
+  inception_score,
+  scoring,
+)
 from vdm_jax.metrics.moments import Accumulator
 from vdm_jax.metrics.protocols import Feature, Measure
 from vdm_jax.metrics.reference import Provenance, Reference
@@ -157,6 +164,56 @@ def test_floors():
   assert halves['value'] > found['value']
 
 
+def of_frames(seed, shift=0.0, videos=60, keep=10_000):
+  """Statistics of frames, and the same with the video of each."""
+  rows, _ = correlated(seed, videos=videos, frames=8, dim=4, shift=shift)
+  stream = Accumulator(4, keep=keep)
+  stream.add(rows)
+  plain = Reference.of(stream, NOTHING)
+  return plain, dataclasses.replace(plain, video_of=np.arange(videos))
+
+
+def test_frames_of_a_video_count_as_one():
+  (a, ours), (b, theirs) = of_frames(0, 0.5), of_frames(1)
+  extras = Extras(draws=100)
+  plain = scoring.distance(a, b, extras=extras)
+  found = scoring.distance(ours, theirs, extras=extras)
+  for name in ('value', 'n', 'parts', 'ranks'):
+    assert found[name] == plain[name]
+  assert found['videos'] == [60, 60] and 'videos' not in plain
+  assert found['expected_bias'] == pytest.approx(8 * plain['expected_bias'])
+  for name in ('interval', 'kernel_distance'):
+    errors = [each[name]['standard_error'] for each in (found, plain)]
+    assert errors[0] > 1.5 * errors[1]
+  assert found['fd_infinity'] != plain['fd_infinity']
+  few = scoring.distance(*(of_frames(s, videos=7)[1] for s in range(2)))
+  assert 'fd_infinity' not in few and 'too few videos' in few['notes'][0]
+
+
+def test_the_halves_of_a_floor_are_of_different_videos():
+  floors, by_rows, apart = [], [], []
+  for seed in range(40):
+    plain, told = of_frames((seed, 0))
+    floors.append(scoring.floor(told, None, divisor='n-1')['value'])
+    by_rows.append(scoring.floor(plain, None, divisor='n-1')['value'])
+    sides = [of_frames((seed, i), videos=30)[0].rows for i in (1, 2)]
+    apart.append(frechet.frechet_distance(*sides).value)
+  error = np.hypot(np.std(floors), np.std(apart)) / np.sqrt(40)
+  assert abs(np.mean(floors) - np.mean(apart)) < 3 * error
+  assert np.mean(by_rows) < np.mean(apart) / 3  # the control
+
+
+def test_kept_rows_keep_their_videos(monkeypatch):
+  _, told = of_frames(0, keep=150)
+  monkeypatch.setattr(scoring, 'KEEP', 100)
+  rows, videos = scoring._few(told, 0)
+  places = [np.flatnonzero((told.rows == row).all(1))[0] for row in rows]
+  expected = told.clusters[places]
+  assert len(rows) == 100 and told.videos == 60
+  same = videos[:, None] == videos
+  np.testing.assert_array_equal(same, expected[:, None] == expected)
+
+
 def test_many_features_are_drawn_less_often():
   assert scoring.affordable(200, 400) == 200
   assert scoring.affordable(200, 2048) == 12
@@ -179,6 +236,20 @@ def test_scores_in_which_classes_count_alike():
   assert scoring.score(logits, split, extras=extras)['splits'] == 2
   with pytest.raises(DataError, match='splits'):
     scoring.score(logits[:1], split, extras=extras)
+
+
+def test_the_interval_of_splits_is_that_of_splits():
+  logits = 3 * np.random.default_rng(0).normal(size=(82, 10))
+  plain = Measure('is', 'inception_score', VIDEO)
+  parts = {(1, 1): [82], (4, 1): [20, 21, 20, 21], (2, 2): [20, 21, 20, 21]}
+  p = inception_score.softmax(logits)
+  for (splits, repeats), sizes in parts.items():
+    asked = dataclasses.replace(plain, splits=splits, repeats=repeats)
+    found = scoring.score(logits, asked, extras=Extras(draws=100))
+    draws = bootstrap.score_draws(p, parts=sizes, repeats=100)
+    expected = bootstrap.interval(found['value'], draws)
+    assert found['interval']['low'] == expected.low
+    assert found['interval']['high'] == expected.high
 
 
 def test_names_of_numbers_that_depart():

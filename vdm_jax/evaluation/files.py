@@ -23,7 +23,10 @@ ARRAYS = ('.npy',)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-  """Videos of any program, in a folder, in the order of their paths.
+  """Videos of any program, in a folder, in random order.
+
+  Folders are often sorted by classes: their first videos would be of a few
+  classes, and so would every split of an Inception score.
 
   A video file is a video, an array `.npy` one or several: uint8
   `[t, h, w, 3]` or `[n, t, h, w, 3]`. Of longer ones the first frames count.
@@ -37,6 +40,8 @@ class Files:
     shape: (frames, height, width) of the first video as it is.
     resized: whether some are brought to another size.
     longer: how many are longer.
+    there: how many videos the folder has.
+    seed: of the choice and the order.
     workers: threads that decode.
   """
 
@@ -48,6 +53,8 @@ class Files:
   shape: tuple[int, int, int]
   resized: bool
   longer: int
+  there: int
+  seed: int
   workers: int = 2
 
   def __len__(self) -> int:
@@ -87,16 +94,18 @@ def open_files(
   frames: int,
   size: int,
   resize: str,
+  seed: int,
   workers: int = 2,
 ) -> Files:
   """The videos of a folder, at most `count` of them, all looked at.
 
   Args:
     folder: of the videos; sub-folders are searched.
-    count: videos; the first ones in the order of their paths.
+    count: videos.
     frames: of each; 0 for those of the shortest.
     size: of their frames; 0 for that of all, which must be one.
     resize: how frames get their size.
+    seed: of the permutation whose first videos are taken.
     workers: threads that decode.
 
   Raises:
@@ -106,7 +115,10 @@ def open_files(
   root = pathlib.Path(folder).expanduser()
   names, _ = listing.find(root, reading.SUFFIXES + ARRAYS)
   shapes_of = _shapes_of(root, names, workers)
-  places = [(n, row) for n in names for row in range(shapes_of[n][0])][:count]
+  everything = [(n, row) for n in names for row in range(shapes_of[n][0])]
+  # Real clips are drawn by the seed alone: of one folder, not the same videos.
+  order = np.random.default_rng((seed, 1)).permutation(len(everything))
+  places = [everything[i] for i in order[:count]]
   used = {name: shapes_of[name][1:] for name, _ in places}
   if not used:
     raise errors.DataError(
@@ -138,6 +150,8 @@ def open_files(
     shape=next(iter(used.values())),
     resized=resized,
     longer=sum(used[name][0] > frames for name, _ in places),
+    there=len(everything),
+    seed=seed,
     workers=workers,
   )
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from vdm_jax import runtime, sample
 from vdm_jax.data import shapes
 from vdm_jax.errors import DataError
 from vdm_jax.evaluation.plan import Plan
-from vdm_jax.evaluation.samples import Samples, Set, classes, without
+from vdm_jax.evaluation.samples import Samples, Set, without
 from vdm_jax.media import gallery, writing
 from vdm_jax.metrics import features, moments, reference, scoring
 from vdm_jax.metrics.protocols import Feature, Measure
@@ -50,7 +51,7 @@ def make(
   size = samples.frames, samples.size
   made = collect.statistics(
     samples.read,
-    samples.count,
+    np.arange(samples.count),
     samples.identity,
     folder=samples.folder / 'features',
     part='samples',
@@ -90,7 +91,7 @@ class Collector:
       found.append(
         self.statistics(
           without(clips, first),
-          len(clips),
+          clips.chosen[:, 0],
           clips.signature(),
           folder=folder / self._plan.name,
           part=f'{part} {name}'.strip(),
@@ -103,7 +104,7 @@ class Collector:
   def statistics(
     self,
     read,
-    count: int,
+    videos: Int[np.ndarray, ' c'],
     identity: str,
     *,
     folder: pathlib.Path,
@@ -115,7 +116,7 @@ class Collector:
 
     Args:
       read: the clips by their numbers.
-      count: how many there are.
+      videos: of each clip the video that it is of, by its number.
       identity: what tells them from others.
       folder: where statistics are kept.
       part: what they are called.
@@ -125,7 +126,7 @@ class Collector:
     Returns:
       By feature; processes other than the first may have none.
     """
-    wanted, files = {}, {}
+    wanted, files, count = {}, {}, len(videos)
     for m in self._plan.protocol.measures:
       if part.startswith('floor') and m.statistic != 'frechet':
         continue
@@ -151,7 +152,11 @@ class Collector:
         if jax.process_index() == 0:
           with self._seconds.on('accumulating'):
             reference.save(files[f][0], found[f])
-    return {f: r for f, r in found.items() if r is not None}
+    return {
+      f: dataclasses.replace(r, video_of=videos[: wanted[f].samples])
+      for f, r in found.items()
+      if r is not None
+    }
 
   def _kept(self, file: pathlib.Path, about: Provenance) -> Reference | None:
     if jax.process_index() or not file.is_file():
@@ -254,8 +259,10 @@ def _numbers(config, plan: Plan, samples: Samples, sets, made, real):
 def _score(plan: Plan, m: Measure, samples: Samples, made, real, extras):
   """An Inception score, and beside it that of real clips."""
   rows = made[m.feature].rows[: min(samples.count, plan.protocol.wanted(m))]
-  weighted = classes(plan, len(rows)) if m.weighted else None
-  found = scoring.score(rows, m, classes=weighted, extras=extras)
+  classes = None
+  if m.weighted and samples.classes is not None:
+    classes = samples.classes[: len(rows)]
+  found = scoring.score(rows, m, classes=classes, extras=extras)
   others = real[m.feature].rows[: len(rows)]
   if len(others) >= m.splits:
     plain = scoring.score(others, m, extras=Extras(draws=0))
@@ -280,6 +287,11 @@ def _departures(
       found[f'against_{there}_of_{asked.clips}'] = (
         f'{there} real clips, of {asked.clips} of the protocol'
       )
+  if m and m.weighted and samples.classes is None:
+    found['unweighted'] = (
+      'videos count alike, not classes: of which class each should be is not '
+      'known'
+    )
   if plan.protocol.known and not plan.known:
     found['known_scored'] = (
       f'the {plan.protocol.known} frames that are known are scored, too'

@@ -41,6 +41,8 @@ class Samples:
     notes: what else is to be known.
     labels: the classes asked for, for a judge.
     captions: likewise.
+    classes: what each video should be of, by the prompts of classes; None
+      where that is not known.
     stride: of their frames.
   """
 
@@ -55,6 +57,7 @@ class Samples:
   notes: tuple[str, ...]
   labels: np.ndarray | None = None
   captions: tuple[str, ...] = ()
+  classes: np.ndarray | None = None
   stride: int = 1
 
 
@@ -65,7 +68,7 @@ class Set:
   Attributes:
     real: the clips to compare with.
     other: the others; None where the data do not have them.
-    fixed: whether they are all that there are.
+    fixed: whether every video that there is is among those of `real`.
     problems: how many of the data cannot be used.
   """
 
@@ -84,6 +87,7 @@ def of_files(config, plan: Plan, workdir) -> tuple[Samples, dict[str, Set]]:
     frames=plan.protocol.frames,
     size=data.size,
     resize=data.resize,
+    seed=plan.protocol.seed,
     workers=config.data.workers,
   )
   size = data.size or files.shape[1]
@@ -99,9 +103,14 @@ def of_files(config, plan: Plan, workdir) -> tuple[Samples, dict[str, Set]]:
     frames=files.frames,
     size=size,
     identity=identity,
-    about={'videos': str(files.root), 'identity': identity},
+    about={
+      'videos': str(files.root),
+      'identity': identity,
+      'of': files.there,
+      'seed': files.seed,
+    },
     deviations=_of_files(files),
-    notes=_longer(files),
+    notes=(*_drawn(files), *_longer(files)),
   ), sets
 
 
@@ -113,6 +122,15 @@ def _of_files(files: Files) -> dict[str, str]:
     f'resized_from_{h}x{w}': f'videos of {h}×{w} are brought to '
     f'{files.size}×{files.size} ({files.resize})'
   }
+
+
+def _drawn(files: Files) -> tuple[str, ...]:
+  if len(files) == files.there:
+    return ()
+  return (
+    f'{len(files)} of {files.there} videos are taken, drawn by seed '
+    f'{files.seed}',
+  )
 
 
 def _longer(files: Files) -> tuple[str, ...]:
@@ -155,7 +173,8 @@ def of_model(
   folder = workdir / 'evaluations' / name
   first = next(iter(sets.values())).real
   known = known_frames(plan, folder.parent, first, own)
-  handed = request.Handed(prompts=prompts(config, plan))
+  told = prompts(config, plan)
+  handed = request.Handed(prompts=told)
   wanted = request.make(asked, trained, given=known, mesh=mesh, handed=handed)
   model = restore(asked)
   folder = folder.with_name(f'{name}_step_{model.step}')
@@ -184,10 +203,11 @@ def of_model(
       'sample': asked.sample.to_dict(),
       'samples': str(folder / 'samples'),
     },
-    deviations=_of_model(config, plan, trained, size, stride),
+    deviations=_of_model(config, plan, trained, size, stride, len(told)),
     notes=(),
     labels=clips.labels,
     captions=clips.prompts,
+    classes=classes(plan, len(wanted.items)),
     stride=stride,
   ), sets
 
@@ -201,9 +221,9 @@ def _stored(videos, first: int, last: int, fit, numbers) -> np.ndarray:
 
 
 def _of_model(
-  config, plan: Plan, trained: Conditions, size: int, stride: int
+  config, plan: Plan, trained: Conditions, size: int, stride: int, told: int
 ) -> dict[str, str]:
-  """What about the samples of a model departs from the protocol."""
+  """What departs from the protocol; the model is told so many prompts."""
   found, own, data = {}, config.data.size, plan.protocol.data
   if size != own:
     found[f'resized_from_{own}x{own}'] = (
@@ -213,8 +233,15 @@ def _of_model(
     found[f'stride_{stride}'] = (
       f'samples have the frame stride {stride}, real clips {data.stride}'
     )
-  if trained.classes and plan.protocol.conditions == 'none':
+  conditions = plan.protocol.conditions
+  if trained.classes and conditions == 'none':
     found['class_conditional'] = 'the model is told the class'
+  if trained.texts and conditions == 'none':
+    found['text_conditional'] = 'the model is told a text'
+  if conditions == 'captions' and told < plan.samples:
+    found[f'{told}_captions'] = (
+      f'{told} captions are told in turn, to {plan.samples} samples'
+    )
   return found
 
 
@@ -251,7 +278,10 @@ def prompts(config, plan: Plan) -> tuple[str, ...]:
 
 
 def classes(plan: Plan, count: int) -> np.ndarray | None:
-  """The class that each sample should be of, where they count alike."""
+  """The class that each sample of a model should be of, if prompts say so.
+
+  Prompts are told in turn; of the videos of other programs nobody knows.
+  """
   if plan.protocol.conditions != 'class_prompts':
     return None
   return np.arange(count) % len(class_prompts.prompts())
@@ -333,7 +363,7 @@ def real_sets(
     found[reference.name] = Set(
       real=real,
       other=other,
-      fixed=len(real) == len(source) * reference.per_video,
+      fixed=len(np.unique(real.chosen[:, 0])) == len(source),
       problems=len(getattr(source, 'problems', ())),
     )
   return found

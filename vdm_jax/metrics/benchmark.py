@@ -1,15 +1,14 @@
 """How fast the feature networks are here; random weights do for that."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from vdm_jax.metrics import features, moments, scoring
+from vdm_jax.metrics import features, scoring
 from vdm_jax.metrics.protocols import Feature
-from vdm_jax.metrics.reference import Provenance, Reference
 
 SIZES = (2048, 10_000)  # samples that the costs are told of
 SECONDS = 20.0  # at most about so many on each network, after compiling
@@ -86,24 +85,3 @@ def _row(name, mesh, batch_size, frames, size, seconds) -> dict[str, Any]:
     'overhead': own / spent['networks'],
     'hours': {n: n / speed / 3600 for n in SIZES},
   }
-
-
-def statistics_seconds(
-  dim: int, count: int, extras: scoring.Extras
-) -> Mapping[str, float]:
-  """Seconds of a distance of so many samples, and of accumulating them."""
-  spent, rng = scoring.Seconds(), np.random.default_rng(0)
-  sides = []
-  for _ in range(2):
-    stream = moments.Accumulator(dim)
-    for start in range(0, count, 16):
-      rows = rng.standard_normal((min(16, count - start), dim), np.float32)
-      with spent.on('accumulating'):
-        stream.add(rows)
-    with spent.on('accumulating'):
-      sides.append(Reference.of(stream, Provenance(*[''] * 7)))
-  with spent.on('distance'):
-    scoring.distance(*sides, extras=scoring.Extras(0, False))
-  with spent.on('with intervals, FD∞ and kernel distance'):
-    scoring.distance(*sides, extras=extras)
-  return spent

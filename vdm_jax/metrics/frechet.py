@@ -25,6 +25,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Float64
 
+from vdm_jax.metrics import clusters as clusters_lib
 from vdm_jax.metrics.moments import Moments, check_finite, divide_by
 
 Features = Float[np.ndarray, '_ _']
@@ -151,7 +152,9 @@ def expected_bias(moments: Moments, n_a: float, n_b: float) -> float:
 
   Args:
     moments: of the distribution, from many samples.
-    n_a, n_b: sizes of the two samples; `np.inf` for one that is known.
+    n_a, n_b: sizes of the two samples; `np.inf` for one that is known. Where
+      several are of one video, the number of videos: then the bias is at most
+      this, and less by what frames tell beyond the first (see `clusters`).
   """
   values = np.linalg.eigvalsh(moments.covariance())
   values = values[values > np.finfo(np.float64).eps * values[-1]]
@@ -180,13 +183,14 @@ class Extrapolated:
 
 
 def fd_infinity(
-  a: Features,
-  b: Moments | Features,
+  a: Float[np.ndarray, 'n d'],
+  b: Moments | Float[np.ndarray, 'm d'],
   *,
   points: int = 15,
   least: float = 0.25,
   seed: int = 0,
   divisor: str = 'n-1',
+  clusters: clusters_lib.Pair = (None, None),
 ) -> Extrapolated:
   """FD∞: FD(n) = FD∞ + slope / n by least squares, at 1/n = 0.
 
@@ -205,6 +209,8 @@ def fd_infinity(
       1.27 (1.85); the standard deviation is some 1.3 times the distance's.
     seed: of the random sub-samples, which are drawn without replacement.
     divisor: of the covariances.
+    clusters: of the rows of `a` and `b`, which are left out as wholes; None:
+      every row is.
 
   Raises:
     DataError, ValueError: as for `frechet_distance`.
@@ -212,12 +218,17 @@ def fd_infinity(
   if points < 2 or not 0 < least < 1:
     raise ValueError(f'points >= 2 and 0 < least < 1, not {points}, {least}')
   rng = np.random.default_rng(seed)
-  fixed = _side(b, divisor) if isinstance(b, Moments) else None
+  mine = clusters_lib.given(clusters[0], len(a))
+  fixed = theirs = None
+  if isinstance(b, Moments):
+    fixed = _side(b, divisor)
+  else:
+    theirs = clusters_lib.given(clusters[1], len(b))
   fractions = np.linspace(least, 1, points)
   distances = []
   for fraction in fractions:
-    side_a = _side(_thinned(a, fraction, rng), divisor)
-    side_b = fixed or _side(_thinned(b, fraction, rng), divisor)
+    side_a = _side(_thinned(a, mine, fraction, rng), divisor)
+    side_b = fixed or _side(_thinned(b, theirs, fraction, rng), divisor)
     distances.append(_distance(side_a, side_b, divisor).value)
   slope, value = np.polyfit(1 / fractions, distances, 1)
   n_b = b.n if isinstance(b, Moments) else len(b)
@@ -230,12 +241,12 @@ def fd_infinity(
   )
 
 
-def _thinned(features, fraction: float, rng) -> Moments | np.ndarray:
-  n, dim = features.shape
-  chosen = rng.permutation(n)[: max(2, round(fraction * n))]
-  chosen = features[np.sort(chosen)]
-  check_finite(chosen)
-  return Moments.of(chosen) if len(chosen) > dim else chosen
+def _thinned(features, clusters, fraction: float, rng) -> Moments | np.ndarray:
+  n = clusters_lib.count(clusters)
+  chosen = np.sort(rng.permutation(n)[: max(2, round(fraction * n))])
+  rows = features[clusters_lib.rows_of(clusters, chosen)]
+  check_finite(rows)
+  return Moments.of(rows) if len(rows) > rows.shape[1] else rows
 
 
 def _side(stats: Moments | np.ndarray, divisor: str) -> _Side:

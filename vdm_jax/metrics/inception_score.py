@@ -85,8 +85,7 @@ def inception_score(
     order = np.random.RandomState(shuffle).permutation(n)
   values = []
   for start in range(0, len(p), n):
-    edges = np.arange(splits + 1) * n // splits
-    parts = [start + order[edges[i] : edges[i + 1]] for i in range(splits)]
+    parts = np.split(start + order, edges(n, splits)[1:-1])
     values.append([float(scores(p[i], weights[None, i])[0]) for i in parts])
   means = np.mean(values, axis=1)
   return InceptionScore(
@@ -97,6 +96,11 @@ def inception_score(
     repeats=repeats,
     values=tuple(means.tolist()),
   )
+
+
+def edges(n: int, splits: int) -> Int[np.ndarray, ' e']:
+  """Where each of the splits of n samples begins, and where the last ends."""
+  return np.arange(splits + 1) * n // splits
 
 
 def scores(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vdm_jax.errors import DataError
+from vdm_jax.metrics import clusters as clusters_lib
 from vdm_jax.metrics.moments import check_finite
 
 _TILE = 1024  # rows and columns of the kernel matrix that exist at a time
@@ -70,6 +71,7 @@ def kernel_distance(
   kernel: Kernel = Kernel(),
   blocks: int = 10,
   seed: int = 0,
+  clusters: clusters_lib.Pair = (None, None),
 ) -> KernelDistance:
   """The unbiased MMD² with its standard error.
 
@@ -81,25 +83,32 @@ def kernel_distance(
     x: features of the samples.
     y: features of the reference.
     kernel: k.
-    blocks: at least 2, each of at least two rows on both sides.
+    blocks: at least 2, each of at least two clusters on both sides.
     seed: of the permutation by which blocks are made.
+    clusters: of the rows of `x` and `y`: a block has wholes, and no pair of
+      rows is of one. None: every row is one.
 
   Raises:
     DataError: too few samples, or features that are not finite.
   """
-  least = min(len(x), len(y))
+  sides = [
+    (side, clusters_lib.given(own, len(side)))
+    for side, own in zip((x, y), clusters, strict=True)
+  ]
+  least = min(clusters_lib.count(own) for _, own in sides)
   if blocks < 2 or least < 2 * blocks:
     raise DataError(
       f'too few samples for {blocks} blocks ({least}); give at least two per '
       'block, and two blocks'
     )
   rng = np.random.default_rng(seed)
-  parts = [
-    np.array_split(side[rng.permutation(len(side))], blocks) for side in (x, y)
+  parts = [_blocks(*side, blocks, rng) for side in sides]
+  estimates = [
+    mmd2(one, other, kernel=kernel, clusters=(mine, theirs))
+    for (one, mine), (other, theirs) in zip(*parts, strict=True)
   ]
-  estimates = [mmd2(*pair, kernel=kernel) for pair in zip(*parts, strict=True)]
   return KernelDistance(
-    value=mmd2(x, y, kernel=kernel),
+    value=mmd2(x, y, kernel=kernel, clusters=clusters),
     standard_error=float(np.std(estimates, ddof=1) / np.sqrt(blocks)),
     block_mean=float(np.mean(estimates)),
     blocks=blocks,
@@ -107,39 +116,14 @@ def kernel_distance(
   )
 
 
-def subset_distance(
-  x: Float[np.ndarray, 'n d'],
-  y: Float[np.ndarray, 'm d'],
-  *,
-  kernel: Kernel = Kernel(),
-  subsets: int = 100,
-  size: int = 1000,
-  seed: int = 0,
-) -> tuple[float, float]:
-  """Mean and standard deviation of MMD² over random subsets, as KID is told.
-
-  Bińkowski et al. 2018 take 100 subsets of 1,000 from each side. They overlap,
-  so that the deviation tells the scatter of a subset, not how certain the mean
-  is; that is what `kernel_distance` is for.
-
-  Raises:
-    DataError: fewer than `size` samples, or features that are not finite.
-  """
-  if min(len(x), len(y)) < size:
-    raise DataError(
-      f'too few samples for a subset of {size} ({min(len(x), len(y))}); make '
-      'it smaller'
-    )
-  rng = np.random.default_rng(seed)
-  values = [
-    mmd2(
-      x[rng.choice(len(x), size, replace=False)],
-      y[rng.choice(len(y), size, replace=False)],
-      kernel=kernel,
-    )
-    for _ in range(subsets)
+def _blocks(side, clusters, blocks: int, rng) -> list[tuple]:
+  """Disjoint random parts of a side, each with the clusters of its rows."""
+  order = rng.permutation(clusters_lib.count(clusters))
+  parts = [
+    clusters_lib.rows_of(clusters, chosen)
+    for chosen in np.array_split(order, blocks)
   ]
-  return float(np.mean(values)), float(np.std(values))
+  return [(side[rows], clusters_lib.of(clusters[rows])) for rows in parts]
 
 
 def mmd2(
@@ -148,16 +132,21 @@ def mmd2(
   *,
   kernel: Kernel = Kernel(),
   unbiased: bool = True,
+  clusters: clusters_lib.Pair = (None, None),
 ) -> float:
   """MMD² of two sets (Gretton et al. 2012, eq. 3; biased: eq. 5).
 
   The unbiased estimate leaves out k(x, x), of a sample with itself, which is
-  never of two independent draws.
+  never of two independent draws, and with `clusters` (of the rows of `x` and
+  `y`) all pairs of one of them.
 
   Raises:
-    DataError: fewer than two samples, or features that are not finite.
+    DataError: fewer than two samples or clusters, or features that are not
+      finite.
   """
-  if min(len(x), len(y)) < 2:
+  mine = clusters_lib.given(clusters[0], len(x))
+  theirs = clusters_lib.given(clusters[1], len(y))
+  if min(clusters_lib.count(mine), clusters_lib.count(theirs)) < 2:
     raise DataError('too few samples for a kernel distance; give at least two')
   for side in (x, y):
     check_finite(side)
@@ -165,8 +154,8 @@ def mmd2(
   n, m = len(x), len(y)
   xx, yy = _sum(x, x, kernel), _sum(y, y, kernel)
   if unbiased:
-    xx, yy = xx - _diagonal(x, kernel), yy - _diagonal(y, kernel)
-    xx, yy = xx * n / (n - 1), yy * m / (m - 1)
+    xx, yy = xx - _within(x, mine, kernel), yy - _within(y, theirs, kernel)
+    xx, yy = xx * n / _others(mine), yy * m / _others(theirs)
   return xx / n**2 + yy / m**2 - 2 * _sum(x, y, kernel) / (n * m)
 
 
@@ -179,6 +168,21 @@ def _sum(x, y, kernel: Kernel) -> float:
       twice = 2 if x is y and j > i else 1
       total += twice * float(kernel.of(tile, x.shape[1]).sum())
   return total
+
+
+def _within(x, clusters, kernel: Kernel) -> float:
+  """Σ k(xᵢ, xⱼ) over all pairs of one cluster, i = j among them."""
+  total = _diagonal(x, kernel)
+  for cluster in np.flatnonzero(np.bincount(clusters) > 1):
+    rows = x[clusters == cluster]
+    total += _sum(rows, rows, kernel) - _diagonal(rows, kernel)
+  return total
+
+
+def _others(clusters) -> float:
+  """How many rows are of other clusters than a row is, on average."""
+  n = len(clusters)
+  return (n * n - int(np.square(np.bincount(clusters)).sum())) / n
 
 
 def _diagonal(x, kernel: Kernel) -> float:

@@ -121,12 +121,12 @@ class Protocol:
     samples: generated videos.
     frames: of each, known ones included; 0 for what the model makes.
     known: its first frames, which are a real clip's; they are not scored
-      (unless asked for).
-    per_clip: samples for each real clip, whose known frames they have.
+      (unless asked for). Sample i has those of clip i modulo their number.
     conditions: what the model is told: 'none', 'any', the 'class_prompts' of
       UCF-101 in turn, or the 'captions' of the data.
     judge: whether the judge of moving shapes is asked, too.
-    seed: of the choice of real clips, and where they begin.
+    seed: of the choice of real clips and where they begin, and of the choice
+      and order of videos in a folder.
     whence: where each choice is from.
   """
 
@@ -137,7 +137,6 @@ class Protocol:
   samples: int
   frames: int
   known: int = 0
-  per_clip: int = 1
   conditions: str = 'none'
   judge: bool = False
   seed: int = 0
@@ -159,7 +158,10 @@ CHOICES = (
   'conditions',
   'seed',
 )
-_SEED = 'ours: 0; unlike most programs, clips depend on nothing else'
+_SEED = (
+  'ours: 0, of clips and of videos in a folder; unlike most programs, they '
+  'depend on nothing else'
+)
 
 # DeepMind's network as published, on frames resized as TensorFlow 1 does.
 _I3D = Feature('i3d', 'logits', settings=(('bn_eps', 1e-3), ('resize', 'tf1')))
@@ -182,7 +184,11 @@ def _fid(name: str, view: str, **options) -> Measure:
 
 def _is(name: str, view: str, splits: int) -> Measure:
   feature = Feature('inception', 'logits_unbiased', view, _TF)
-  return Measure(name, 'inception_score', feature, splits=splits)
+  # Captions may be sorted: every split is of samples from all over.
+  shuffle = 0 if splits > 1 else None
+  return Measure(
+    name, 'inception_score', feature, splits=splits, shuffle=shuffle
+  )
 
 
 def _is_c3d(**options) -> Measure:
@@ -272,7 +278,6 @@ BAIR_1_15 = Protocol(
   samples=100 * 256,
   frames=16,
   known=1,
-  per_clip=100,
   whence={
     'data': 'Ho22: the 256 examples of the evaluation set',
     'size and resize': 'Ho22: 64, as stored',
@@ -367,9 +372,9 @@ TEXT_VDM = Protocol(
     'fid_avg': 'Ho22: activations averaged over frames; ours: of pool3',
     'fid_first': 'Ho22: first frames',
     'is_avg': 'Ho22: as fid_avg, 1 split; ours: the average is of logits',
-    'is_avg_splits': 'Ho22: the same, mean of 10 splits',
+    'is_avg_splits': 'Ho22: the same, mean of 10 splits; ours: random ones',
     'is_first': 'Ho22: first frames, 1 split',
-    'is_first_splits': 'Ho22: the same, mean of 10 splits',
+    'is_first_splits': 'Ho22: the same, mean of 10 splits; ours: random ones',
   },
 )
 

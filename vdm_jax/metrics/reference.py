@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int, Int64
 
 from vdm_jax.errors import DataError
+from vdm_jax.metrics import clusters as clusters_lib
 from vdm_jax.metrics.moments import Accumulator, Moments
 
 FORMAT = 1
@@ -72,17 +73,45 @@ class Reference:
     rows: features of the samples that were kept.
     indices: of those samples.
     provenance: what all this is of.
+    video_of: the video of each clip, by any number, where a clip makes several
+      samples or a video several clips; None: every sample is of its own. It
+      belongs to the clips, and no file holds it.
+
+  Raises:
+    ValueError: the samples are no multiple of the clips.
   """
 
   moments: Moments
   rows: Float32[np.ndarray, 'm d']
   indices: Int64[np.ndarray, ' m']
   provenance: Provenance
+  video_of: Int[np.ndarray, ' c'] | None = None
+
+  def __post_init__(self):
+    if self.video_of is not None and self.moments.n % len(self.video_of):
+      raise ValueError(
+        f'{self.moments.n} samples are not of {len(self.video_of)} clips'
+      )
 
   @classmethod
   def of(cls, stream: Accumulator, provenance: Provenance) -> 'Reference':
     """What an accumulator holds."""
     return cls(stream.moments, stream.rows, stream.indices, provenance)
+
+  @property
+  def videos(self) -> int:
+    """How many videos all samples are of."""
+    if self.video_of is None:
+      return self.moments.n
+    return len(np.unique(self.video_of))
+
+  @property
+  def clusters(self) -> Int[np.ndarray, ' m']:
+    """Which rows are of one video (see `clusters`)."""
+    if self.video_of is None:
+      return np.arange(len(self.rows))
+    each = self.moments.n // len(self.video_of)
+    return clusters_lib.of(self.video_of[self.indices // each])
 
 
 def save(path: str | os.PathLike, reference: Reference) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vdm_jax.metrics import (
   bootstrap,
+  clusters,
   features,
   frechet,
   inception_score,
@@ -204,6 +205,8 @@ def distance(
 ) -> dict[str, Any]:
   """A Fréchet distance, and all that is to be said beside it.
 
+  Samples of one video are drawn, thinned out and left out together.
+
   Args:
     samples: features of the samples.
     real: features of real clips.
@@ -215,7 +218,8 @@ def distance(
   Returns:
     `value`, its `parts`, `n` and `ranks` of both sides, `features`, `divisor`,
     `expected_bias` of two samples of the real distribution; and as far as
-    asked for `interval`, `fd_infinity`, `kernel_distance`; `notes`.
+    asked for `interval`, `fd_infinity`, `kernel_distance`; `notes`; `videos`
+    of both sides, where there are fewer than samples.
 
   Raises:
     DataError: fewer than two samples on a side.
@@ -229,18 +233,23 @@ def distance(
     'features': found.dim,
     'ranks': list(found.ranks),
     'divisor': divisor,
-    'expected_bias': frechet.expected_bias(real.moments, *found.n),
+    'expected_bias': frechet.expected_bias(
+      real.moments, samples.videos, real.videos
+    ),
   }
+  if (samples.videos, real.videos) != found.n:
+    result['videos'] = [samples.videos, real.videos]
   notes = [found.note] if found.note else []
-  a, b = (_few(side.rows, extras.seed) for side in (samples, real))
+  kept = [_few(side, extras.seed) for side in (samples, real)]
+  (a, _), (b, _) = kept
   if len(a) < found.n[0] or len(b) < found.n[1]:
     notes.append(
       f'interval, FD∞ and kernel distance are of {len(a)} and {len(b)} samples'
     )
   if extras.draws > 1:
-    result['interval'] = _interval(found, a, b, real, fixed, divisor, extras)
+    result['interval'] = _interval(found, kept, real, fixed, divisor, extras)
   if extras.extrapolate:
-    result |= _unbiased(a, b, divisor, extras, notes)
+    result |= _unbiased(kept, divisor, extras, notes)
   return result | {'notes': notes}
 
 
@@ -251,22 +260,24 @@ def _side(side: Reference) -> Any:
   return side.rows if whole and few else side.moments
 
 
-def _few(rows: np.ndarray, seed: int) -> np.ndarray:
-  """At most KEEP of the rows."""
+def _few(side: Reference, seed: int) -> tuple[np.ndarray, clusters.Clusters]:
+  """At most KEEP of the rows, and which are of one video."""
+  rows, videos = side.rows, side.clusters
   if len(rows) <= KEEP:
-    return rows
-  return rows[
-    np.sort(np.random.default_rng(seed).permutation(len(rows))[:KEEP])
-  ]
+    return rows, videos
+  few = np.sort(np.random.default_rng(seed).permutation(len(rows))[:KEEP])
+  return rows[few], clusters.of(videos[few])
 
 
-def _interval(found, a, b, real, fixed, divisor, extras) -> dict[str, Any]:
+def _interval(found, kept, real, fixed, divisor, extras) -> dict[str, Any]:
+  (a, mine), (b, theirs) = kept
   draws = bootstrap.frechet_draws(
     a,
     real.moments if fixed else b,
     repeats=affordable(extras.draws, found.dim),
     seed=extras.seed,
     divisor=divisor,
+    clusters=(mine, None if fixed else theirs),
   )
   return _about(found.value, draws) | {
     'resampled': 'samples' if fixed else 'samples and real clips'
@@ -296,15 +307,24 @@ def _about(value: float, draws: np.ndarray) -> dict[str, Any]:
   }
 
 
-def _unbiased(a, b, divisor, extras, notes: list[str]) -> dict[str, Any]:
+def _unbiased(kept, divisor, extras, notes: list[str]) -> dict[str, Any]:
   """FD∞ and the kernel distance, where there are samples enough."""
+  (a, mine), (b, theirs) = kept
   result, dim = {}, a.shape[1]
-  least = min(len(a), len(b))
+  counts = [clusters.count(side) for side in (mine, theirs)]
+  what, least = 'samples', min(counts)
+  if counts != [len(a), len(b)]:
+    what = 'videos'
   if least < 8:
-    notes.append('too few samples for FD∞ and a kernel distance')
+    notes.append(f'too few {what} for FD∞ and a kernel distance')
     return result
   line = frechet.fd_infinity(
-    a, b, points=15 if dim <= SMALL else 5, seed=extras.seed, divisor=divisor
+    a,
+    b,
+    points=15 if dim <= SMALL else 5,
+    seed=extras.seed,
+    divisor=divisor,
+    clusters=(mine, theirs),
   )
   result['fd_infinity'] = {
     'value': line.value,
@@ -313,11 +333,15 @@ def _unbiased(a, b, divisor, extras, notes: list[str]) -> dict[str, Any]:
   }
   if least < 4 * dim:
     notes.append(
-      f'FD∞ is of {least} samples of {dim} features, and too small: it needs '
+      f'FD∞ is of {least} {what} of {dim} features, and too small: it needs '
       f'{4 * dim} or more'
     )
   kernel = kernel_distance.kernel_distance(
-    a, b, blocks=min(10, least // 2), seed=extras.seed
+    a,
+    b,
+    blocks=min(10, least // 2),
+    seed=extras.seed,
+    clusters=(mine, theirs),
   )
   result['kernel_distance'] = {
     'value': kernel.value,
@@ -343,9 +367,13 @@ def floor(
     found = frechet.frechet_distance(_side(other), _side(real), divisor=divisor)
     how = 'other real clips against the reference'
   else:
-    order = np.random.default_rng(seed).permutation(len(real.rows))
+    videos = real.clusters
+    order = np.random.default_rng(seed).permutation(clusters.count(videos))
     half = len(order) // 2
-    sides = real.rows[order[:half]], real.rows[order[half : 2 * half]]
+    sides = (
+      real.rows[clusters.rows_of(videos, part)]
+      for part in (order[:half], order[half : 2 * half])
+    )
     found = frechet.frechet_distance(*sides, divisor=divisor)
     how = 'half of the reference against the other, for want of more clips'
   return {'value': found.value, 'n': list(found.n), 'how': how}
@@ -392,8 +420,13 @@ def score(
     'notes': [],
   }
   if extras.draws > 1:
+    edges = inception_score.edges(len(p) // measure.repeats, measure.splits)
     draws = bootstrap.score_draws(
-      p, weights=weights, repeats=extras.draws, seed=extras.seed
+      p,
+      weights=weights,
+      parts=np.diff(edges).tolist() * measure.repeats,
+      repeats=extras.draws,
+      seed=extras.seed,
     )
     result['interval'] = _about(found.mean, draws)
   return result
