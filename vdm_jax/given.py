@@ -197,7 +197,7 @@ def from_video(
   indices = check(
     frames=frames, size=size, known=known, factor=factor, start=start
   )
-  film = _pixels(video) if isinstance(video, np.ndarray) else _file(video)
+  film = _film(video)
   last = indices[-1] if indices else 0
   if film.frames <= start + last * stride:
     raise DataError(
@@ -246,6 +246,16 @@ def read(
   )
 
 
+def length(video: str | os.PathLike | np.ndarray) -> int:
+  """How many frames a video has: a file, or pixels `[n, t, h, w, 3]`.
+
+  Raises:
+    DataError: the file is missing or is no video; or what is no file are no
+      such pixels.
+  """
+  return _film(video).frames
+
+
 @dataclasses.dataclass(frozen=True)
 class _Film:
   """A video to read from.
@@ -259,6 +269,10 @@ class _Film:
   name: str
   frames: int
   read: Callable[[Sequence[int], Callable], np.ndarray]
+
+
+def _film(video: str | os.PathLike | np.ndarray) -> _Film:
+  return _pixels(video) if isinstance(video, np.ndarray) else _file(video)
 
 
 def _file(path: str | os.PathLike) -> _Film:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from vdm_jax import config as config_lib
-from vdm_jax import errors, refine, windows
+from vdm_jax import errors, refine, runtime, windows
 from vdm_jax import given as given_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data.source import checked
@@ -220,8 +220,8 @@ def low_video(
   """What `config.sample.video` gives a model that refines.
 
   Frames that are smaller than those of the model are taken for frames of the
-  stage before already, and so is a file of too few frames that has as many as
-  there are key frames.
+  stage before already, and so is a video of exactly as many frames, from
+  `config.sample.start` on, as there are key frames.
 
   Raises:
     UserError: no video is named, or it does not do.
@@ -253,18 +253,16 @@ def low_video(
         f'and {frames} are refined); use a longer one'
       )
     return Low(found.low, 1)
-  try:
-    found = given_lib.from_video(
-      film, frames=frames, stride=stride, known=f'::{factor}', **options
+  known, keys = f'::{factor}', -(-frames // factor)
+  if given_lib.length(film) - c.start == keys:
+    runtime.say(
+      f'{c.video or "the array"} has {keys} frames from {c.start} on, as many '
+      f'as {frames} frames have key frames: it is taken for these'
     )
-  except errors.DataError as e:
-    keys = -(-frames // factor)
-    try:
-      found = given_lib.from_video(
-        film, frames=keys + 1, stride=1, known=f':{keys}', **options
-      )
-    except errors.DataError:
-      raise e from None
+    frames, stride, known = keys + 1, 1, f':{keys}'
+  found = given_lib.from_video(
+    film, frames=frames, stride=stride, known=known, **options
+  )
   return Low(found.full, factor)
 
 
