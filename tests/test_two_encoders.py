@@ -239,6 +239,11 @@ def test_what_cannot_be_trained_on_is_refused(root, lacking, settings, case):
   assert '\n' not in str(caught.value)
 
 
+def told_of(wanted, *names):
+  found = wanted.told.of(np.arange(len(wanted.items)))
+  return [found[name] for name in names]
+
+
 def test_prompts_are_encoded_by_both(root, caches, settings):
   _, told = build.data(settings())
   options = {'sample__count': 3, 'sample__prompts': str(root / 'prompts.txt')}
@@ -247,7 +252,7 @@ def test_prompts_are_encoded_by_both(root, caches, settings):
   wanted = request.make(settings(**options), told)
   assert wanted.prompts == (known, 'a cat', known)
   for n, cache in caches.items():
-    x, mask = wanted.told[f'text{n}'], wanted.told[f'text{n}_mask']
+    x, mask = told_of(wanted, f'text{n}', f'text{n}_mask')
     assert x.shape == (3, 1, LENGTH, DIMS[n])
     expected, same = cache.lookup([known])
     np.testing.assert_array_equal(x[[0, 2]], np.stack(2 * [expected]))
@@ -258,8 +263,10 @@ def test_prompts_are_encoded_by_both(root, caches, settings):
   # Of a model of one encoder only the first is asked.
   one = dataclasses.replace(told, text2_dim=0, encoder2='')
   alone = request.make(settings(**options, text__cache2='no such'), one)
-  assert alone.told.keys() == {'text', 'text_mask'}
-  np.testing.assert_array_equal(alone.told['text'], wanted.told['text'])
+  assert alone.told.of(np.arange(3)).keys() == {'text', 'text_mask'}
+  np.testing.assert_array_equal(
+    *(*told_of(alone, 'text'), *told_of(wanted, 'text'))
+  )
 
 
 # Refused at sampling: what is set, and what to say of it.

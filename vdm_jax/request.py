@@ -7,11 +7,12 @@ import numpy as np
 from vdm_jax import config as config_lib
 from vdm_jax import errors, refine, runtime, windows
 from vdm_jax import given as given_lib
+from vdm_jax import told as told_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data.source import checked
 from vdm_jax.given import Given
 from vdm_jax.refine import Low, Refine, Upsample
-from vdm_jax.text import prompts
+from vdm_jax.told import Told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Request:
     windows: the parts in which a video is made.
     given: what is known of the videos beforehand.
     low: the videos that are refined, by a model that refines.
-    told: the arrays of the conditions, a row per video.
+    told: what the model is told of each video.
     strides: per window the index of its frame stride; empty if the model is
       not told it.
     items: per video what the gallery says of it.
@@ -39,7 +40,7 @@ class Request:
   windows: list[windows.Window]
   given: Given
   low: Low | None
-  told: dict[str, np.ndarray]
+  told: Told
   strides: tuple[int, ...]
   items: list[dict]
   labels: np.ndarray | None
@@ -78,7 +79,7 @@ class Shown:
   """
 
   low: Low
-  told: dict[str, np.ndarray]
+  told: Told
   captions: list[str]
   labels: np.ndarray | None
 
@@ -130,13 +131,13 @@ def make(
   if shown:
     told, captions, labels = shown.told, shown.captions, shown.labels
   else:
-    told, captions, labels = conditions_of(config, trained, mesh, handed)
-  items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
-  for i, item in enumerate(items):
-    if labels is not None:
-      item['class'] = trained.classes[labels[i]]
-    if captions:
-      item['caption'] = captions[i]
+    told, captions, labels = told_lib.of_config(
+      config,
+      trained,
+      mesh=mesh,
+      labels=handed.labels,
+      captions=handed.prompts,
+    )
   return Request(
     seed=c.seed,
     steps=c.steps,
@@ -146,10 +147,21 @@ def make(
     low=low,
     told=told,
     strides=() if shown else strides_of(config, trained, plan),
-    items=items,
+    items=_items(c, trained, labels, captions),
     labels=labels,
     prompts=tuple(captions),
   )
+
+
+def _items(c, trained: Conditions, labels, captions) -> list[dict]:
+  """Per video what the gallery says of it."""
+  items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
+  for i, item in enumerate(items):
+    if labels is not None:
+      item['class'] = trained.classes[labels[i]]
+    if captions:
+      item['caption'] = captions[i]
+  return items
 
 
 def plain(
@@ -209,9 +221,9 @@ def clips_to_refine(config, trained: Conditions, source, count: int) -> Shown:
       row['stride'] = clip['stride']
     rows.append(row)
     captions += [clip['caption']] if names else []
-  told = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  own = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
   low = Low(np.stack(low), form.key_stride)
-  return Shown(low, told, captions, told.get('label'))
+  return Shown(low, Told(own), captions, own.get('label'))
 
 
 def low_video(
@@ -344,56 +356,6 @@ def given_video(config, frames: int, handed: Handed = NOTHING) -> Given:
       '--config.sample.video=FILE'
     )
   return Given()
-
-
-def conditions_of(
-  config, trained: Conditions, mesh=None, handed: Handed = NOTHING
-):
-  """The conditions of `config.sample.count` videos: (arrays, captions, labels).
-
-  Raises:
-    UserError: for a condition that the model was not trained with.
-  """
-  c, count = config.sample, config.sample.count
-  told, captions, labels = {}, [], None
-  classes = len(trained.classes)
-  asked = handed.labels or (() if c.label < 0 else (c.label,))
-  for label in asked:
-    if not 0 <= label < classes:
-      raise errors.ConfigError(
-        f'config.sample.label is {label}, but the model knows {classes} '
-        'classes; use a number below that, or −1 for all of them in turn'
-      )
-  if classes:
-    labels = np.resize(asked or range(classes), count).astype(np.int32)
-    told['label'] = labels
-  texts = [text for p in handed.prompts for text in prompts.read(p or ' ', '')]
-  texts = texts or prompts.read(c.prompt, c.prompts)
-  if texts and trained.text == 'none':
-    raise errors.ConfigError(
-      'a prompt is given, but the model was trained without text; leave out '
-      'config.sample.prompt and prompts'
-    )
-  if trained.text != 'none':
-    asked, texts = bool(texts), texts or list(trained.examples)
-    chosen = np.arange(count) % len(texts)
-    captions = [texts[i] for i in chosen]
-  for n in trained.texts:
-    array, mask = prompts.encode(
-      texts,
-      kind=trained.text,
-      max_length=config.text.max_length,
-      vocabulary=trained.words,
-      encoder_hash=getattr(trained, f'encoder{n}'),
-      cache=config.text[f'cache{n}'],
-      encoder=config.text[f'encoder{n}'],
-      ending=n,
-      mesh=mesh,
-      cut=not asked,
-    )
-    name = f'text{n}'
-    told |= {name: array[chosen, None], f'{name}_mask': mask[chosen, None]}
-  return told, captions, labels
 
 
 def strides_of(config, trained: Conditions, plan) -> tuple[int, ...]:

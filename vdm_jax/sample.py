@@ -197,9 +197,10 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
   known = hashlib.sha256()
   beforehand = [wanted.given.full, wanted.given.low]
   beforehand += [wanted.low and wanted.low.videos]
-  for array in (*beforehand, *wanted.told.values()):
+  for array in beforehand:
     if array is not None:
       known.update(np.ascontiguousarray(array))
+  known.update(wanted.told.identity())
   settings = json.loads(identity.to_json(model.config))
   for name in SHOWN:
     del settings['sample'][name]
@@ -279,7 +280,7 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
     made=made,
     videos=_read(store, rows, [numbers[i] for i in made]),
   )
-  told = {k: v[rows] for k, v in wanted.told.items()}
+  told = wanted.told.of(rows)
   if wanted.strides:
     told['stride'] = np.full(len(rows), wanted.strides[w], np.int32)
   low = {'low': wanted.low.of(rows, numbers)} if wanted.low else {}
