@@ -1,5 +1,6 @@
 """What videos are told: gathered per batch, the same as if expanded."""
 
+import contextlib
 import dataclasses
 import tracemalloc
 
@@ -8,9 +9,11 @@ import pytest
 
 from tests import tiny
 from tests.text import tiny_encoder
+from vdm_jax import errors
 from vdm_jax import told as told_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.text import encoder as encoder_lib
+from vdm_jax.text import prompts
 
 LENGTH = 12
 EMBEDDED = Conditions(
@@ -66,6 +69,31 @@ def test_texts_are_embedded_once_and_in_order_of_first_use(folder, monkeypatch):
   seen.clear()
   of(folder, EMBEDDED, 2, captions=CAPTIONS)  # no video has the others
   assert seen == ['a', 'b c']
+
+
+def test_models_that_share_prompts_load_an_encoder_once(folder, monkeypatch):
+  """Also of another cache; another length, encoder or text is another."""
+  loaded, load = [], encoder_lib.load
+
+  def counted(*args, **kwargs):
+    loaded.append(args)
+    return load(*args, **kwargs)
+
+  monkeypatch.setattr(encoder_lib, 'load', counted)
+  options = {'kind': 'embeddings', 'max_length': LENGTH, 'encoder': folder}
+  encode = prompts.shared()
+  first = encode(('a', 'b'), **options)
+  assert encode(('a', 'b'), **options) is first and len(loaded) == 1
+  gone = encode(('a', 'b'), cache='gone', **options)
+  assert gone is not first and gone.digest == first.digest
+  assert len(loaded) == 1
+  for change in ({'max_length': LENGTH - 1}, {'encoder_hash': 'f'}):
+    with contextlib.suppress(errors.WeightsError):
+      encode(('a', 'b'), **(options | change))
+  encode(('b', 'a'), **options)
+  assert len(loaded) == 4
+  prompts.shared()(('a', 'b'), **options)  # nothing is kept beyond it
+  assert len(loaded) == 5
 
 
 def test_memory_is_that_of_the_texts_not_of_the_videos(folder):

@@ -44,6 +44,7 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.given import Given
 from vdm_jax.media import gallery
 from vdm_jax.refine import Low, Refine
+from vdm_jax.text import prompts
 
 Videos = UInt8[np.ndarray, 'n t h w 3']
 
@@ -145,11 +146,12 @@ def check(config, mesh) -> list[Stage]:
         f'config.sample.{key} is {config.sample[key]!r}, but the stages of a '
         'cascade say or make that themselves; leave it out'
       )
-  return [_check_stage(config, number, mesh) for number in range(len(order))]
+  encode = prompts.shared()
+  return [_check_stage(config, i, mesh, encode) for i in range(len(order))]
 
 
-def _check_stage(config, number: int, mesh) -> Stage:
-  """The stage of that number, from 0."""
+def _check_stage(config, number: int, mesh, encode) -> Stage:
+  """The stage of that number, from 0; `encode` makes tables of prompts."""
   name = config.cascade.order[number]
   c = config.cascade[name]
   seen, factor = (), 1
@@ -165,7 +167,9 @@ def _check_stage(config, number: int, mesh) -> Stage:
     if sees := refine.of_config(of_run):
       _check_refines(of_run, seen, factor, first=not number)
       given = sees.given(None, c.frames)
-    wanted = request.make(of_run, trained, given=given, mesh=mesh)
+    wanted = request.make(
+      of_run, trained, given=given, mesh=mesh, encode=encode
+    )
     sharding.check_space(mesh, _network(of_run, trained), c.size)
   except (errors.ConfigError, errors.CheckpointError) as e:
     raise type(e)(f'stage {name}: {e}') from e

@@ -1,6 +1,7 @@
 """What to sample: the wishes of `config.sample`, checked and made concrete."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.data.source import checked
 from vdm_jax.given import Given
 from vdm_jax.refine import Low, Refine, Upsample
+from vdm_jax.text import prompts
 from vdm_jax.told import Told
 
 
@@ -92,6 +94,7 @@ def make(
   shown: Shown | None = None,
   mesh=None,
   handed: Handed = NOTHING,
+  encode: Callable[..., prompts.Table] = prompts.encode,
 ) -> Request:
   """Checks what `config.sample` asks of a model, and reads what it names.
 
@@ -103,6 +106,7 @@ def make(
     shown: clips for such a model, in place of a video.
     mesh: the devices that encode prompts.
     handed: what is given in memory.
+    encode: of the prompts; `prompts.shared()` for several models.
 
   Raises:
     UserError: for what does not fit the model.
@@ -137,6 +141,7 @@ def make(
       mesh=mesh,
       labels=handed.labels,
       captions=handed.prompts,
+      encode=encode,
     )
   return Request(
     seed=c.seed,

@@ -6,7 +6,7 @@ its rows when it is made.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Int
@@ -54,6 +54,7 @@ def of_config(
   mesh=None,
   labels: tuple[int, ...] = (),
   captions: tuple[str, ...] = (),
+  encode: Callable[..., prompts.Table] = prompts.encode,
 ) -> tuple[Told, list[str], np.ndarray | None]:
   """What `config.sample.count` videos are told: (it, captions, labels).
 
@@ -63,6 +64,7 @@ def of_config(
     mesh: the devices that encode prompts.
     labels: classes, in turn, in place of `config.sample.label`.
     captions: prompts, in turn, in place of `config.sample.prompt`.
+    encode: makes the tables; `prompts.shared()` for several models.
 
   Raises:
     UserError: for a condition that the model was not trained with.
@@ -76,7 +78,7 @@ def of_config(
   texts = [texts[i % len(texts)] for i in range(count)]
   places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
   tables = {
-    f'text{n}': prompts.encode(
+    f'text{n}': encode(
       tuple(places),
       kind=trained.text,
       max_length=config.text.max_length,

@@ -1,6 +1,7 @@
 """Prompts: texts to sample from, and what the network takes of them."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,25 @@ class Table:
   digest: str
 
 
+def embed(
+  texts: Sequence[str],
+  encoder: str | os.PathLike,
+  *,
+  max_length: int,
+  mesh: jax.sharding.Mesh | None,
+  sha256: str | None,
+  setting: str,
+) -> dict[str, np.ndarray]:
+  """Embeddings float32 `[tokens, d]` by text; see `encoder.load`."""
+  coder = encoder_lib.load(encoder, mesh=mesh, sha256=sha256, setting=setting)
+  found = {}
+  for start in range(0, len(texts), coder.batch_size):
+    batch = texts[start : start + coder.batch_size]
+    x, mask = coder.encode(batch, max_length)
+    found |= {t: x[i][mask[i]] for i, t in enumerate(batch)}
+  return found
+
+
 def encode(
   texts: Sequence[str],
   *,
@@ -85,6 +105,7 @@ def encode(
   ending: str = '',
   mesh: jax.sharding.Mesh | None = None,
   cut: bool = False,
+  embed: Callable[..., dict[str, np.ndarray]] = embed,
 ) -> Table:
   """Texts as the network takes them.
 
@@ -105,6 +126,7 @@ def encode(
     ending: of the settings' names in messages; '2' for a second encoder.
     mesh: over which the encoder is split; None for one device.
     cut: words: leave out those beyond `max_length`, as with embeddings.
+    embed: loads an encoder and runs it; see `shared`.
 
   Raises:
     ConfigError: a text is in no cache and there is no encoder to embed it; or
@@ -138,23 +160,15 @@ def encode(
   return _embeddings(texts, made, known, max_length, ending)
 
 
-def embed(
-  texts: Sequence[str],
-  encoder: str | os.PathLike,
-  *,
-  max_length: int,
-  mesh: jax.sharding.Mesh | None,
-  sha256: str | None,
-  setting: str,
-) -> dict[str, np.ndarray]:
-  """Embeddings float32 `[tokens, d]` by text; see `encoder.load`."""
-  coder = encoder_lib.load(encoder, mesh=mesh, sha256=sha256, setting=setting)
-  found = {}
-  for start in range(0, len(texts), coder.batch_size):
-    batch = texts[start : start + coder.batch_size]
-    x, mask = coder.encode(batch, max_length)
-    found |= {t: x[i][mask[i]] for i, t in enumerate(batch)}
-  return found
+def shared() -> Callable[..., Table]:
+  """`encode`, for several models: what they have in common is made once.
+
+  An encoder is loaded once for the same texts, length and cached rest, and a
+  table is made once for the same of everything. All arguments are hashable.
+  """
+  return functools.partial(
+    functools.cache(encode), embed=functools.cache(embed)
+  )
 
 
 def _embeddings(
