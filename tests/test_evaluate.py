@@ -334,6 +334,27 @@ def test_predictions_continue_the_clips_of_the_protocol(
   assert np.array_equal(kept[:, 0], seen)
 
 
+@pytest.mark.parametrize('asked', [-1, 3])
+def test_predictions_are_told_the_classes_of_their_clips(
+  config, tmp_path, monkeypatch, asked
+):
+  """Of the protocol's clips, unless another class is asked for."""
+  toy = dataclasses.replace(PREDICTED, conditions='none')
+  monkeypatch.setitem(protocols.PROTOCOLS, 'predicted', toy)
+  drawn = quick.Windows(monkeypatch)
+  c = config('predicted', model__labels=True, sample__label=asked)
+  saved.run(tmp_path / 'run', c, build.data(c)[1])
+  report = evaluated(c, tmp_path / 'run')
+  source = clips_lib.shapes.Shapes(frames=FRAMES, size=SIZE, seed=1)
+  real, _ = clips_lib.draws(
+    source, Reference('', '', 8), count=8, more=0, frames=FRAMES, seed=0
+  )
+  own = [int(clip['label']) for clip in real.clips(np.arange(8))]
+  seen = np.concatenate([call.told['label'] for call in drawn.calls])
+  assert seen.tolist() == (3 * own if asked < 0 else 24 * [asked])
+  assert report['deviations'] == ['the model is told the class']
+
+
 def test_references_are_computed_once(config, tmp_path, monkeypatch, files):
   c = config(evaluate__videos=folder_of(tmp_path, real_clips(24, seed=6)))
   first = numbers(c, tmp_path / 'a')

@@ -1,5 +1,6 @@
 """Requests: wishes that fit the model become arrays, others one line."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -246,6 +247,66 @@ def test_a_coarse_video_makes_nothing_known_completely(film):
   wanted = make(sample__video=film, sample__factor=2, sample__frames=9)
   assert wanted.given.frames == () and wanted.given.low_frames == (*range(9),)
   assert wanted.windows == make(sample__frames=9).windows
+
+
+def test_a_given_video_is_told_nothing_that_nobody_asked_for(film, capsys):
+  """Not the classes and captions in turn, which are of other videos."""
+  given = {'sample__video': film, 'sample__known': ':1'}
+  wanted = make(ALL, **given)
+  assert wanted.labels is None and wanted.prompts == ()
+  assert not any({'class', 'caption'} & set(item) for item in wanted.items)
+  found = told(wanted)
+  assert found.keys() == told(make(ALL)).keys()
+  null = conditions.null({k: jnp.asarray(v) for k, v in found.items()})
+  for name, array in null.items():
+    np.testing.assert_array_equal(found[name], array)
+  assert (found['label'] == -1).all() and not found['text_mask'].any()
+  (line,) = capsys.readouterr().out.splitlines()
+  assert 'without a class and a prompt: the model is told the null' in line
+  assert 'guidance' not in line and len(line) < 300
+  make(ALL, sample__guidance_scale=2.0, **given)
+  assert 'and guidance does nothing' in capsys.readouterr().out
+  # What is asked for is told.
+  one = make(ALL, sample__label=1, **given)
+  assert one.labels.tolist() == [1] * 5 and not told(one)['text_mask'].any()
+  assert 'without a prompt' in capsys.readouterr().out
+  both = make(ALL, sample__label=1, sample__prompt='a disc', **given)
+  assert told(both)['text_mask'].any() and both.prompts == ('a disc',) * 5
+  make(UNTOLD, **given)
+  assert capsys.readouterr().out == ''
+
+
+# What the model never went without, and what mends it.
+NEVER_WITHOUT = {
+  'label': (CLASSES, {'sample__label': 2}, 'set config.sample.label, or'),
+  'text': (WORDS, {'sample__prompt': 'a disc'}, 'set config.sample.prompt, or'),
+  'text2': (TWO, {}, 'config.train.drop.text2 = 0'),
+}
+
+
+@pytest.mark.parametrize('name', NEVER_WITHOUT)
+def test_a_given_video_without_what_the_model_needs(name, film):
+  trained, asked, mend = NEVER_WITHOUT[name]
+  given = {'sample__video': film, 'sample__factor': 2, 'sample__frames': 9}
+  never = {f'train__drop__{name}': 0.0}
+  with pytest.raises(errors.ConfigError, match='without a ') as error:
+    make(trained, **given, **never)
+  text = str(error.value)
+  assert mend in text and len(text) <= 280 and '\n' not in text
+  make(trained, **given)
+  if asked:
+    make(trained, **given, **never, **asked)
+    make(trained, **never)  # in turn, of videos of nothing
+
+
+def test_a_stage_is_told_what_the_one_before_was():
+  given = Given(frames=(0, 2))
+  alone, stage = (
+    request.make(config(), CLASSES, given=given, alike=alike)
+    for alike in (False, True)
+  )
+  assert alone.labels is None and (told(alone)['label'] == -1).all()
+  assert stage.labels.tolist() == [0, 1, 2, 0, 1]
 
 
 def test_what_a_cascade_gives_replaces_the_video():

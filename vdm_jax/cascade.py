@@ -168,7 +168,7 @@ def _check_stage(config, number: int, mesh, encode) -> Stage:
       _check_refines(of_run, seen, factor, first=not number)
       given = sees.given(None, c.frames)
     wanted = request.make(
-      of_run, trained, given=given, mesh=mesh, encode=encode
+      of_run, trained, given=given, alike=True, mesh=mesh, encode=encode
     )
     sharding.check_space(mesh, _network(of_run, trained), c.size)
   except (errors.ConfigError, errors.CheckpointError) as e:

@@ -91,6 +91,7 @@ def make(
   trained: Conditions,
   *,
   given: Given | None = None,
+  alike: bool = False,
   shown: Shown | None = None,
   mesh=None,
   handed: Handed = NOTHING,
@@ -103,6 +104,7 @@ def make(
     trained: what the model was trained with.
     given: what is known of the videos; from `config.sample.video` if None,
       and with it what a model that refines is to refine.
+    alike: whether what made these was told the same, as in a cascade.
     shown: clips for such a model, in place of a video.
     mesh: the devices that encode prompts.
     handed: what is given in memory.
@@ -117,11 +119,8 @@ def make(
   check_guidance(config, trained)
   frames = c.frames or config.data.frames
   stage, low = refine.of_config(config), None
-  if stage and given is None:
-    low = shown.low if shown else low_video(config, stage, frames, handed)
-    given = stage.given(low.videos, frames)
-  elif given is None:
-    given = given_video(config, frames, handed)
+  if given is None:
+    given, low = _beforehand(config, stage, frames, shown, handed)
   plan = windows.plan(
     frames,
     config.data.frames,
@@ -141,6 +140,7 @@ def make(
       mesh=mesh,
       labels=handed.labels,
       captions=handed.prompts,
+      known=not alike and bool(given.frames or given.low_frames or low),
       encode=encode,
     )
   return Request(
@@ -156,6 +156,16 @@ def make(
     labels=labels,
     prompts=tuple(captions),
   )
+
+
+def _beforehand(
+  config, stage: Refine | None, frames: int, shown: Shown | None, handed: Handed
+) -> tuple[Given, Low | None]:
+  """What is known of the videos, and what a model that refines is to refine."""
+  if not stage:
+    return given_video(config, frames, handed), None
+  low = shown.low if shown else low_video(config, stage, frames, handed)
+  return stage.given(low.videos, frames), low
 
 
 def _items(c, trained: Conditions, labels, captions) -> list[dict]:

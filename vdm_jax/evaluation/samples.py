@@ -154,8 +154,13 @@ def of_model(
   name = f'{plan.name}_seed_{asked.sample.seed}_{sample.digest(asked)}'
   folder = workdir / 'evaluations' / name
   first = next(iter(sets.values())).real
-  known = known_frames(plan, folder.parent, first, own)
-  handed = request.Handed(prompts=prompts(config, plan))
+  known, labels = None, ()
+  if plan.protocol.known:
+    known, labels = beginnings(plan, folder.parent, first, own)
+  alike = trained.classes and first.source.classes == trained.classes
+  if asked.sample.label >= 0 or not alike:
+    labels = ()
+  handed = request.Handed(prompts=prompts(config, plan), labels=labels)
   wanted = request.make(asked, trained, given=known, mesh=mesh, handed=handed)
   model = restore(asked)
   folder = folder.with_name(f'{name}_step_{model.step}')
@@ -184,7 +189,7 @@ def of_model(
       'sample': asked.sample.to_dict(),
       'samples': str(folder / 'samples'),
     },
-    deviations=_of_model(config, plan, trained, size, stride),
+    deviations=_of_model(config, plan, clips.labels, size, stride),
     notes=(),
     labels=clips.labels,
     captions=clips.prompts,
@@ -201,7 +206,7 @@ def _stored(videos, first: int, last: int, fit, numbers) -> np.ndarray:
 
 
 def _of_model(
-  config, plan: Plan, trained: Conditions, size: int, stride: int
+  config, plan: Plan, labels: np.ndarray | None, size: int, stride: int
 ) -> dict[str, str]:
   """What about the samples of a model departs from the protocol."""
   found, own, data = {}, config.data.size, plan.protocol.data
@@ -213,7 +218,7 @@ def _of_model(
     found[f'stride_{stride}'] = (
       f'samples have the frame stride {stride}, real clips {data.stride}'
     )
-  if trained.classes and plan.protocol.conditions == 'none':
+  if labels is not None and plan.protocol.conditions == 'none':
     found['class_conditional'] = 'the model is told the class'
   return found
 
@@ -257,17 +262,17 @@ def classes(plan: Plan, count: int) -> np.ndarray | None:
   return np.arange(count) % len(class_prompts.prompts())
 
 
-def known_frames(plan: Plan, folder: pathlib.Path, real: Real, size: int):
-  """The first frames of every sample, on disk; None if there are none.
+def beginnings(
+  plan: Plan, folder: pathlib.Path, real: Real, size: int
+) -> tuple[Given, tuple[int, ...]]:
+  """The first frames of every sample, on disk, and classes of clips in turn.
 
   Sample i continues clip i modulo the number of clips.
 
   Raises:
     ConfigError: they are of another size than the model's.
   """
-  known, count = plan.protocol.known, plan.samples
-  if not known:
-    return None
+  known, count, labels = plan.protocol.known, plan.samples, []
   shape = real.read(np.arange(1)).shape[2:]
   if shape[0] != size:
     raise errors.ConfigError(
@@ -282,10 +287,10 @@ def known_frames(plan: Plan, folder: pathlib.Path, real: Real, size: int):
   path.unlink()  # the space is free again when this process ends
   for start in range(0, min(count, len(real)), 64):
     numbers = np.arange(start, min(start + 64, count, len(real)))
-    frames = real.read(numbers)[:, :known]
-    for i, frame in zip(numbers, frames, strict=True):
-      videos[i :: len(real)] = frame
-  return Given(full=videos, frames=tuple(range(known)))
+    for i, clip in zip(numbers, real.clips(numbers), strict=True):
+      videos[i :: len(real)] = clip['video'][:known]
+      labels.append(int(np.ravel(clip['label'])[0]))
+  return Given(full=videos, frames=tuple(range(known))), tuple(labels)
 
 
 def real_sets(

@@ -160,6 +160,19 @@ def encode(
   return _embeddings(texts, made, known, max_length, ending)
 
 
+def nothing(*, max_length: int, dim: int = 0) -> Table:
+  """A table of one text that is none: the null condition.
+
+  Args:
+    max_length: l, tokens.
+    dim: of embeddings; 0 for words.
+  """
+  shape, kind = (max_length, dim) if dim else (max_length,), np.float32
+  text = np.zeros((1, *shape), kind if dim else np.int32)
+  mask = np.zeros((1, max_length), bool)
+  return Table(lambda numbers: (text[numbers], mask[numbers]), digest='')
+
+
 def shared() -> Callable[..., Table]:
   """`encode`, for several models: what they have in common is made once.
 
