@@ -29,6 +29,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  distributed,
   ensemble,
   errors,
   identity,
@@ -108,7 +109,8 @@ def run(config, workdir: pathlib.Path, devices=None):
       note = '' if previous is None else agreement(stage, clips, previous)
       last = number == len(stages)
       show(stage, workdir, clips, number, note, most=None if last else SHOWN)
-    previous = videos_of_all(clips)
+    distributed.barrier('shown')
+    previous = clips.videos
   if jax.process_index():
     return
   runtime.say(f'open {gallery.rebuild(workdir, title=config.name)}')
@@ -293,7 +295,11 @@ def _seed(seed: int, number: int) -> int:
 
 
 def make(stage: Stage, previous: Videos | None, workdir, mesh) -> sample.Clips:
-  """Samples one stage, as far as it is not finished."""
+  """Samples one stage, as far as it is not finished.
+
+  Only the first process has the videos, those before too; of the others' only
+  the shape of a frame counts.
+  """
   c, wanted = stage.config.data, stage.wanted
   runtime.say(
     f'stage {stage.name}: {wanted.frames}×{c.size}×{c.size} in '
@@ -334,20 +340,6 @@ def agreement(stage: Stage, clips: sample.Clips, previous: Videos) -> str:
   )
   runtime.say(f'stage {stage.name}: {text}')
   return text
-
-
-def videos_of_all(clips: sample.Clips) -> Videos:
-  """The videos in every process; the first one has made them."""
-  if jax.process_count() == 1:
-    return clips.videos
-  shape = np.zeros(5, np.int64)
-  if jax.process_index() == 0:
-    shape = np.array(clips.videos.shape)
-  shape = tuple(int(n) for n in sample.from_first(shape))
-  mine = np.zeros(shape, np.uint8)
-  if jax.process_index() == 0:
-    mine = np.asarray(clips.videos)
-  return sample.from_first(mine)
 
 
 def show(
