@@ -167,8 +167,8 @@ def nothing(*, max_length: int, dim: int = 0) -> Table:
     max_length: l, tokens.
     dim: of embeddings; 0 for words.
   """
-  shape, kind = (max_length, dim) if dim else (max_length,), np.float32
-  text = np.zeros((1, *shape), kind if dim else np.int32)
+  shape = (1, max_length, dim) if dim else (1, max_length)
+  text = np.zeros(shape, np.float32 if dim else np.int32)
   mask = np.zeros((1, max_length), bool)
   return Table(lambda numbers: (text[numbers], mask[numbers]), digest='')
 
@@ -176,8 +176,9 @@ def nothing(*, max_length: int, dim: int = 0) -> Table:
 def shared() -> Callable[..., Table]:
   """`encode`, for several models: what they have in common is made once.
 
-  An encoder is loaded once for the same texts, length and cached rest, and a
-  table is made once for the same of everything. All arguments are hashable.
+  An encoder is loaded once for the same length and the same texts that are in
+  no cache, and a table is made once for the same of everything. All arguments
+  are hashable.
   """
   return functools.partial(
     functools.cache(encode), embed=functools.cache(embed)
