@@ -1,6 +1,7 @@
 """The Python interface: the command's own videos, from calls."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 
@@ -213,6 +214,23 @@ def test_prompts_and_labels_in_a_list_are_those_one_by_one(model):
   )
   plain = model.sample(2, prompts='red disc right', **options)
   np.testing.assert_array_equal(turn, plain)
+
+
+def test_videos_that_are_extended_are_told_what_they_show(model, capsys):
+  """The labels given, or none; not all classes in turn."""
+  video = pixels(2, 2, 8, 8)
+  options = {'frames': 3, 'quiet': True, 'guidance_weight': 1.0}
+  extend = functools.partial(model.extend, video, **options)
+  alone = extend()
+  assert 'null condition' in capsys.readouterr().out
+  prompts = {'prompts': ['red disc left', 'red disc right']}
+  in_turn = extend(labels=[0, 1], **prompts)
+  assert 'null condition' not in capsys.readouterr().out
+  assert not np.array_equal(alone, in_turn)
+  for label in (0, 2):
+    own = extend(labels=[label, 1], **prompts)
+    assert np.array_equal(own[0], in_turn[0]) == (label == 0)
+    np.testing.assert_array_equal(own[1], in_turn[1])
 
 
 def test_known_frames_stay_of_each_video_its_own(model):

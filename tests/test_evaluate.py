@@ -12,7 +12,7 @@ from tests import judges, quick, saved, tiny
 from tests.test_given import write_lossless
 from vdm_jax import build, errors, evaluate, main
 from vdm_jax import config as config_lib
-from vdm_jax.conditions import Conditions
+from vdm_jax import sample as sample_lib
 from vdm_jax.evaluation import clips as clips_lib
 from vdm_jax.evaluation import files as files_lib
 from vdm_jax.evaluation import report as report_lib
@@ -385,32 +385,35 @@ def test_classes_are_known_of_a_model_alone(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'trained, protocol, told, endings',
+  'labels, prompts, protocol, told, endings',
   [
-    (Conditions(), TOY, 0, []),
-    (Conditions(classes=('a', 'b')), TOY, 0, ['class_conditional']),
-    (Conditions(text='words'), TOY, 0, ['text_conditional']),
-    (
-      Conditions(classes=('a',), text='embeddings', text_dim=4, text2_dim=2),
-      TOY,
-      0,
-      ['class_conditional', 'text_conditional'],
-    ),
-    (Conditions(text='words'), CAPTIONED, 12, []),
-    (Conditions(text='words'), CAPTIONED, 5, ['5_captions']),
-    (Conditions(text='words'), PROMPTED, 5, []),  # every prompt several times
+    (None, (), TOY, 0, []),
+    ([0], (), TOY, 0, ['class_conditional']),
+    (None, ('a',), TOY, 0, ['text_conditional']),
+    ([0], ('a',), TOY, 0, ['class_conditional', 'text_conditional']),
+    (None, ('a',), CAPTIONED, 12, []),
+    (None, ('a',), CAPTIONED, 5, ['5_captions']),
+    (None, ('a',), PROMPTED, 5, []),  # every prompt several times
   ],
 )
 def test_what_a_model_is_told_is_named(
-  trained, protocol, told, endings, config
+  labels, prompts, protocol, told, endings, config
 ):
+  clips = sample_lib.Clips(
+    videos=np.zeros((1, 2, SIZE, SIZE, 3), np.uint8),
+    items=[{}],
+    labels=None if labels is None else np.array(labels),
+    prompts=prompts,
+  )
+
+  def named(protocol, told):
+    plan = samples_lib.Plan('', protocol, protocol.samples, {}, {}, 0)
+    return list(samples_lib._of_model(config(), plan, clips, told, SIZE, 1))
+
   if protocol is TOY:
-    plan = samples_lib.Plan('', TOY, 24, {}, {}, 0)
-    assert not samples_lib._of_model(config(), plan, trained, SIZE, 1, 0)
+    assert not named(TOY, 0)
     protocol = dataclasses.replace(TOY, conditions='none')
-  plan = samples_lib.Plan('', protocol, protocol.samples, {}, {}, 0)
-  found = samples_lib._of_model(config(), plan, trained, SIZE, 1, told)
-  assert list(found) == endings
+  assert named(protocol, told) == endings
 
 
 def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(
@@ -479,6 +482,27 @@ def test_predictions_continue_the_clips_of_the_protocol(
   assert report['samples']['scored_from'] == 1
   kept = np.load(f'{report["samples"]["samples"]}/frames.npy')
   assert np.array_equal(kept[:, 0], seen)
+
+
+@pytest.mark.parametrize('asked', [-1, 3])
+def test_predictions_are_told_the_classes_of_their_clips(
+  config, tmp_path, monkeypatch, asked
+):
+  """Of the protocol's clips, unless another class is asked for."""
+  toy = dataclasses.replace(PREDICTED, conditions='none')
+  monkeypatch.setitem(protocols.PROTOCOLS, 'predicted', toy)
+  drawn = quick.Windows(monkeypatch)
+  c = config('predicted', model__labels=True, sample__label=asked)
+  saved.run(tmp_path / 'run', c, build.data(c)[1])
+  report = evaluated(c, tmp_path / 'run')
+  source = clips_lib.shapes.Shapes(frames=FRAMES, size=SIZE, seed=1)
+  real, _ = clips_lib.draws(
+    source, Reference('', '', 8), count=8, more=0, frames=FRAMES, seed=0
+  )
+  own = [int(clip['label']) for clip in real.clips(np.arange(8))]
+  seen = np.concatenate([call.told['label'] for call in drawn.calls])
+  assert seen.tolist() == (3 * own if asked < 0 else 24 * [asked])
+  assert report['deviations'] == ['the model is told the class']
 
 
 def test_references_are_computed_once(config, tmp_path, monkeypatch, files):

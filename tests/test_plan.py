@@ -88,6 +88,17 @@ def test_a_network_multiplies_what_a_hand_counts():
   assert programs.forward_flops(config())['training'] == forward()
 
 
+def test_a_forward_pass_is_told_whole_texts():
+  """Each token costs the same; a network that is told none has fewer."""
+
+  def flops_of(length):
+    c = config(text__kind='words', text__max_length=length)
+    return programs.forward_flops(c)['training']
+
+  one, four, eight = map(flops_of, (1, 4, 8))
+  assert one < four and (four - one) * 4 == (eight - four) * 3
+
+
 @pytest.mark.parametrize('remat', ['none', 'block', 'attention'])
 def test_training_is_three_forward_passes_and_what_is_run_again(remat):
   case = Case('training', remat, 1, 1)

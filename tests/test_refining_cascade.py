@@ -231,12 +231,24 @@ def test_a_video_of_ones_own_is_refined(runs, tmp_path, drawn):
   path, coarse = film(tmp_path, frames=5, size=8)
   low = alone(runs, 'above', drawn, sample__video=path)
   np.testing.assert_array_equal(low[0], coarse)
-  # Every second frame of enough of them, or as many as there are key frames.
+
+
+def test_a_video_of_just_the_key_frames_is_taken_for_them(
+  runs, tmp_path, drawn, capsys
+):
+  """Every second one of five frames, or three from the start on."""
+  path, coarse = film(tmp_path, frames=5, size=8)
   low = alone(runs, 'between', drawn, sample__video=path)
   np.testing.assert_array_equal(low[0], coarse[::2])
-  path, keys = film(tmp_path, frames=3, size=8)
-  low = alone(runs, 'between', drawn, sample__video=path)
-  np.testing.assert_array_equal(low[0], keys)
+  assert 'key frames' not in capsys.readouterr().out
+  low = alone(runs, 'between', drawn, sample__video=path, sample__start=2)
+  np.testing.assert_array_equal(low[0], coarse[2:])
+  assert '3 frames from 2 on, as many as 5' in capsys.readouterr().out
+  # Four are neither; none of them is left out silently.
+  drawn.calls.clear()
+  with pytest.raises(errors.DataError, match=r'too short .* has 5 frames'):
+    alone(runs, 'between', drawn, sample__video=path, sample__start=1)
+  assert drawn.calls == []
 
 
 @pytest.mark.parametrize(

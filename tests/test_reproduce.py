@@ -437,6 +437,21 @@ def test_prediction_is_of_other_clips(tmp_path, light, name, known):
   assert np.any(trained_on.clip(0)['video'] != held_out.clip(0)['video'])
 
 
+@pytest.mark.parametrize('labels', [False, True])
+@pytest.mark.parametrize('kind', ['none', 'words'])
+def test_predicted_clips_are_told_what_they_are(labels, kind):
+  c = tiny_table('vdm2', reproduce__clips=2)
+  c = config_lib.varied(c, {'model.labels': labels, 'text.kind': kind})
+  found, held_out = videos.handed(c), videos.held_out(c)
+  clips = [held_out.clip(i % 2) for i in range(c.sample.count)]
+  own = tuple(int(clip['label']) for clip in clips)
+  captions = tuple(clip['caption'] for clip in clips)
+  assert found.labels == (own if labels else ())
+  assert found.prompts == (captions if kind == 'words' else ())
+  for video, clip in zip(found.video, clips, strict=True):
+    np.testing.assert_array_equal(video, clip['video'])
+
+
 def test_prompts_are_spread_over_the_captions(tmp_path, light):
   c = tiny_table('pyoco2', reproduce__seeds=(0,))
   reproduce.run(c, tmp_path, ONE)

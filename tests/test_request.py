@@ -1,5 +1,6 @@
 """Requests: wishes that fit the model become arrays, others one line."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,6 +40,11 @@ def config(**overrides):
 
 def make(trained=UNTOLD, given=None, **overrides):
   return request.make(config(**overrides), trained, given=given)
+
+
+def told(wanted):
+  """What all the videos are told."""
+  return wanted.told.of(np.arange(len(wanted.items)))
 
 
 @pytest.fixture(scope='module')
@@ -182,23 +188,22 @@ def test_what_is_mended_is_accepted(name):
 
 def test_classes_in_turn_or_one_of_them():
   wanted = make(CLASSES)
-  np.testing.assert_array_equal(wanted.told['label'], [0, 1, 2, 0, 1])
+  np.testing.assert_array_equal(told(wanted)['label'], [0, 1, 2, 0, 1])
   assert [i['class'] for i in wanted.items[:3]] == ['disc', 'square', 'star']
   assert [i['index'] for i in wanted.items] == [*range(5)]
   one = make(CLASSES, sample__label=1)
   assert one.labels.tolist() == [1] * 5 and one.items[4]['class'] == 'square'
-  assert make().told == {} and make().labels is None
+  assert told(make()) == {} and make().labels is None
 
 
 def test_prompts_in_turn_and_examples_without_any(tmp_path):
   wanted = make(WORDS)
   assert wanted.prompts[:3] == ('a red disc', 'a blue disc', 'a red disc')
   assert [i['caption'] for i in wanted.items] == list(wanted.prompts)
-  assert wanted.told['text'].shape == (5, 1, 4)
-  np.testing.assert_array_equal(wanted.told['text'][0, 0], [1, 4, 3, 0])
-  np.testing.assert_array_equal(
-    wanted.told['text_mask'][0, 0], [True] * 3 + [False]
-  )
+  text, mask = (told(wanted)[name] for name in ('text', 'text_mask'))
+  assert text.shape == (5, 1, 4)
+  np.testing.assert_array_equal(text[0, 0], [1, 4, 3, 0])
+  np.testing.assert_array_equal(mask[0, 0], [True] * 3 + [False])
   one = make(WORDS, sample__prompt='a disc')
   assert set(one.prompts) == {'a disc'}
   file = tmp_path / 'prompts.txt'
@@ -244,6 +249,66 @@ def test_a_coarse_video_makes_nothing_known_completely(film):
   assert wanted.windows == make(sample__frames=9).windows
 
 
+def test_a_given_video_is_told_nothing_that_nobody_asked_for(film, capsys):
+  """Not the classes and captions in turn, which are of other videos."""
+  given = {'sample__video': film, 'sample__known': ':1'}
+  wanted = make(ALL, **given)
+  assert wanted.labels is None and wanted.prompts == ()
+  assert not any({'class', 'caption'} & set(item) for item in wanted.items)
+  found = told(wanted)
+  assert found.keys() == told(make(ALL)).keys()
+  null = conditions.null({k: jnp.asarray(v) for k, v in found.items()})
+  for name, array in null.items():
+    np.testing.assert_array_equal(found[name], array)
+  assert (found['label'] == -1).all() and not found['text_mask'].any()
+  (line,) = capsys.readouterr().out.splitlines()
+  assert 'without a class and a prompt: the model is told the null' in line
+  assert 'guidance' not in line and len(line) < 300
+  make(ALL, sample__guidance_scale=2.0, **given)
+  assert 'and guidance does nothing' in capsys.readouterr().out
+  # What is asked for is told.
+  one = make(ALL, sample__label=1, **given)
+  assert one.labels.tolist() == [1] * 5 and not told(one)['text_mask'].any()
+  assert 'without a prompt' in capsys.readouterr().out
+  both = make(ALL, sample__label=1, sample__prompt='a disc', **given)
+  assert told(both)['text_mask'].any() and both.prompts == ('a disc',) * 5
+  make(UNTOLD, **given)
+  assert capsys.readouterr().out == ''
+
+
+# What the model never went without, and what mends it.
+NEVER_WITHOUT = {
+  'label': (CLASSES, {'sample__label': 2}, 'set config.sample.label, or'),
+  'text': (WORDS, {'sample__prompt': 'a disc'}, 'set config.sample.prompt, or'),
+  'text2': (TWO, {}, 'config.train.drop.text2 = 0'),
+}
+
+
+@pytest.mark.parametrize('name', NEVER_WITHOUT)
+def test_a_given_video_without_what_the_model_needs(name, film):
+  trained, asked, mend = NEVER_WITHOUT[name]
+  given = {'sample__video': film, 'sample__factor': 2, 'sample__frames': 9}
+  never = {f'train__drop__{name}': 0.0}
+  with pytest.raises(errors.ConfigError, match='without a ') as error:
+    make(trained, **given, **never)
+  text = str(error.value)
+  assert mend in text and len(text) <= 280 and '\n' not in text
+  make(trained, **given)
+  if asked:
+    make(trained, **given, **never, **asked)
+    make(trained, **never)  # in turn, of videos of nothing
+
+
+def test_a_stage_is_told_what_the_one_before_was():
+  given = Given(frames=(0, 2))
+  alone, stage = (
+    request.make(config(), CLASSES, given=given, alike=alike)
+    for alike in (False, True)
+  )
+  assert alone.labels is None and (told(alone)['label'] == -1).all()
+  assert stage.labels.tolist() == [0, 1, 2, 0, 1]
+
+
 def test_what_a_cascade_gives_replaces_the_video():
   given = Given(frames=(0, 2, 4))
   wanted = make(given=given, sample__frames=5, sample__video='no such file')
@@ -267,6 +332,6 @@ def test_training_shows_plain_videos(film):
 
 def test_requests_tell_what_the_conditions_are_called():
   wanted = make(ALL)
-  assert set(wanted.told) <= set(conditions.NAMES)
-  rows = {len(v) for v in wanted.told.values()}
+  assert set(told(wanted)) <= set(conditions.NAMES)
+  rows = {len(v) for v in told(wanted).values()}
   assert rows == {len(wanted.items)} == {5}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import quick, tiny
+from tests import quick, saved, tiny
 from tests.text import tiny_encoder
 from vdm_jax import (
   build,
@@ -239,6 +239,11 @@ def test_what_cannot_be_trained_on_is_refused(root, lacking, settings, case):
   assert '\n' not in str(caught.value)
 
 
+def told_of(wanted, *names):
+  found = wanted.told.of(np.arange(len(wanted.items)))
+  return [found[name] for name in names]
+
+
 def test_prompts_are_encoded_by_both(root, caches, settings):
   _, told = build.data(settings())
   options = {'sample__count': 3, 'sample__prompts': str(root / 'prompts.txt')}
@@ -247,7 +252,7 @@ def test_prompts_are_encoded_by_both(root, caches, settings):
   wanted = request.make(settings(**options), told)
   assert wanted.prompts == (known, 'a cat', known)
   for n, cache in caches.items():
-    x, mask = wanted.told[f'text{n}'], wanted.told[f'text{n}_mask']
+    x, mask = told_of(wanted, f'text{n}', f'text{n}_mask')
     assert x.shape == (3, 1, LENGTH, DIMS[n])
     expected, same = cache.lookup([known])
     np.testing.assert_array_equal(x[[0, 2]], np.stack(2 * [expected]))
@@ -258,8 +263,10 @@ def test_prompts_are_encoded_by_both(root, caches, settings):
   # Of a model of one encoder only the first is asked.
   one = dataclasses.replace(told, text2_dim=0, encoder2='')
   alone = request.make(settings(**options, text__cache2='no such'), one)
-  assert alone.told.keys() == {'text', 'text_mask'}
-  np.testing.assert_array_equal(alone.told['text'], wanted.told['text'])
+  assert alone.told.of(np.arange(3)).keys() == {'text', 'text_mask'}
+  np.testing.assert_array_equal(
+    *(*told_of(alone, 'text'), *told_of(wanted, 'text'))
+  )
 
 
 # Refused at sampling: what is set, and what to say of it.
@@ -360,3 +367,36 @@ def test_a_cascade_fills_in_both(tmp_path):
   text = cascade._config_of(c, 'base', 1).text
   assert (text.encoder, text.cache) == ('a', 'old')
   assert (text.encoder2, text.cache2) == ('old 2', 'b')
+
+
+def test_a_cascade_loads_each_encoder_once(
+  root, caches, settings, tmp_path, monkeypatch
+):
+  """Two stages by both encoders, of one prompt that no cache has."""
+  c = tiny.config(
+    sample__count=2,
+    sample__prompt='a cat',
+    text__encoder=str(root / 'encoder'),
+    text__encoder2=str(root / 'encoder2'),
+  ).unlock()
+  c.cascade = ml_collections.ConfigDict({'order': ('base', 'more')})
+  for name, stride, frames in (('base', 2, 3), ('more', 1, 5)):
+    of_run = settings(data__stride=stride, data__images=0, sample__overlap=1)
+    saved.run(tmp_path / name, of_run, build.data(of_run)[1])
+    stage = config_lib.stage(overlap=1)
+    stage.workdir, stage.size = str(tmp_path / name), 8
+    stage.frames, stage.stride = frames, stride
+    c.cascade[name] = stage
+  loaded, load = [], encoder_lib.load
+
+  def counted(folder, **options):
+    loaded.append(pathlib.Path(folder).name)
+    return load(folder, **options)
+
+  monkeypatch.setattr(encoder_lib, 'load', counted)
+  stages = cascade.check(c, sharding.make_mesh(devices=ONE))
+  assert loaded == ['encoder', 'encoder2']
+  for n, dim in DIMS.items():
+    base, more = (told_of(stage.wanted, f'text{n}')[0] for stage in stages)
+    np.testing.assert_array_equal(base, more)
+    assert base.shape == (2, 1, LENGTH, dim)

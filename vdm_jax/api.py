@@ -198,8 +198,10 @@ class VideoModel:
       count: how many; by default as many as there are prompts, labels or
         videos in a list, else 4.
       prompts: a caption for all, or captions in turn, of a model of text.
+        Captions of its training by default, and none with a video.
       labels: a class for all, or classes in turn, of a model of classes: 0 to
-        len(conditions.classes) − 1. All in turn by default.
+        len(conditions.classes) − 1. All in turn by default, and none with a
+        video: a model that was trained with classes always must be told them.
       frames: of each; 0 for as many as the model makes at once, more for long
         videos, window by window.
       video: what `known` and `factor` speak of, or what a model that refines

@@ -29,6 +29,7 @@ from jaxtyping import UInt8
 from vdm_jax import (
   build,
   checkpoint,
+  distributed,
   ensemble,
   errors,
   identity,
@@ -44,6 +45,7 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.given import Given
 from vdm_jax.media import gallery
 from vdm_jax.refine import Low, Refine
+from vdm_jax.text import prompts
 
 Videos = UInt8[np.ndarray, 'n t h w 3']
 
@@ -107,7 +109,8 @@ def run(config, workdir: pathlib.Path, devices=None):
       note = '' if previous is None else agreement(stage, clips, previous)
       last = number == len(stages)
       show(stage, workdir, clips, number, note, most=None if last else SHOWN)
-    previous = videos_of_all(clips)
+    distributed.barrier('shown')
+    previous = clips.videos
   if jax.process_index():
     return
   runtime.say(f'open {gallery.rebuild(workdir, title=config.name)}')
@@ -145,11 +148,12 @@ def check(config, mesh) -> list[Stage]:
         f'config.sample.{key} is {config.sample[key]!r}, but the stages of a '
         'cascade say or make that themselves; leave it out'
       )
-  return [_check_stage(config, number, mesh) for number in range(len(order))]
+  encode = prompts.shared()
+  return [_check_stage(config, i, mesh, encode) for i in range(len(order))]
 
 
-def _check_stage(config, number: int, mesh) -> Stage:
-  """The stage of that number, from 0."""
+def _check_stage(config, number: int, mesh, encode) -> Stage:
+  """The stage of that number, from 0; `encode` makes tables of prompts."""
   name = config.cascade.order[number]
   c = config.cascade[name]
   seen, factor = (), 1
@@ -165,7 +169,9 @@ def _check_stage(config, number: int, mesh) -> Stage:
     if sees := refine.of_config(of_run):
       _check_refines(of_run, seen, factor, first=not number)
       given = sees.given(None, c.frames)
-    wanted = request.make(of_run, trained, given=given, mesh=mesh)
+    wanted = request.make(
+      of_run, trained, given=given, alike=True, mesh=mesh, encode=encode
+    )
     sharding.check_space(mesh, _network(of_run, trained), c.size)
   except (errors.ConfigError, errors.CheckpointError) as e:
     raise type(e)(f'stage {name}: {e}') from e
@@ -289,7 +295,11 @@ def _seed(seed: int, number: int) -> int:
 
 
 def make(stage: Stage, previous: Videos | None, workdir, mesh) -> sample.Clips:
-  """Samples one stage, as far as it is not finished."""
+  """Samples one stage, as far as it is not finished.
+
+  Only the first process has the videos, those before too; of the others' only
+  the shape of a frame counts.
+  """
   c, wanted = stage.config.data, stage.wanted
   runtime.say(
     f'stage {stage.name}: {wanted.frames}×{c.size}×{c.size} in '
@@ -330,20 +340,6 @@ def agreement(stage: Stage, clips: sample.Clips, previous: Videos) -> str:
   )
   runtime.say(f'stage {stage.name}: {text}')
   return text
-
-
-def videos_of_all(clips: sample.Clips) -> Videos:
-  """The videos in every process; the first one has made them."""
-  if jax.process_count() == 1:
-    return clips.videos
-  shape = np.zeros(5, np.int64)
-  if jax.process_index() == 0:
-    shape = np.array(clips.videos.shape)
-  shape = tuple(int(n) for n in sample.from_first(shape))
-  mine = np.zeros(shape, np.uint8)
-  if jax.process_index() == 0:
-    mine = np.asarray(clips.videos)
-  return sample.from_first(mine)
 
 
 def show(

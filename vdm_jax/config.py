@@ -223,8 +223,9 @@ def _sample() -> ml_collections.ConfigDict:
   c.sigma_min = 0.002  # of karras, in units of s = sigma/alpha
   c.sigma_max = 80.0
   c.rho = 7.0
-  c.label = -1  # a class for every clip; −1: all classes in turn
-  c.prompt = ''  # a caption for every clip
+  # A class for every clip; −1: all classes in turn, or none for a known video.
+  c.label = -1
+  c.prompt = ''  # a caption for every clip; '' for a known video: none
   # A file of captions, one per line, in turn; or ucf101: one per class of it,
   # those of Ge23.
   c.prompts = ''

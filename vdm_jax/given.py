@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,18 @@ from vdm_jax.errors import ConfigError, DataError
 from vdm_jax.media import reading, writing
 
 Videos = UInt8[np.ndarray, '_b _k _h _w 3']
+# (videos, rows, places) -> these frames of these videos
+Take = Callable[[np.ndarray, Any, Sequence[int]], np.ndarray]
 
 _NUMBER = r'(-?[0-9]{1,9})'
 _RANGE = re.compile(f'{_NUMBER}|{_NUMBER}?:{_NUMBER}?(?::{_NUMBER}?)?')
+
+
+def take(videos: np.ndarray, rows, places) -> Videos:
+  """Frames `places` of the videos `rows`; one video serves all rows."""
+  rows = np.asarray(rows)
+  rows = np.zeros_like(rows) if len(videos) == 1 else rows
+  return videos[np.ix_(rows, places)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Given:
     *,
     made: Sequence[int] = (),
     videos: Videos | None = None,
+    read: Take = take,
   ) -> observation.Observation | None:
     """What is known of some frames of some of the videos.
 
@@ -71,20 +82,18 @@ class Given:
       made: positions in the window, 0 … len(numbers) − 1, of frames that
         exist because they were sampled before.
       videos: these frames, uint8 `[b, len(made), h, w, 3]`.
+      read: reads the frames that are known, as `take` does.
 
     Returns:
       The observation in positions of the window, its values in [−1, 1] and
       one example per row; None if nothing of these frames is known.
     """
-    rows, made = np.asarray(rows), tuple(made)
-    given = _found(self.frames, numbers)
-    coarse = _found(self.low_frames, numbers)
-    full = {i: _rows(self.full, rows, k) for i, k in given.items()}
+    frames = functools.partial(_frames, read, rows)
+    full = frames(self.full, _found(self.frames, numbers))
     for k, i in enumerate(made):
       full.setdefault(i, videos[:, k])
-    low = {
-      i: _rows(self.low, rows, k) for i, k in coarse.items() if i not in full
-    }
+    coarse = _found(self.low_frames, numbers)
+    low = frames(self.low, {i: k for i, k in coarse.items() if i not in full})
     parts = [
       observation.downsampled(
         factor, step.to_float(_stack(known)), sorted(known)
@@ -197,7 +206,7 @@ def from_video(
   indices = check(
     frames=frames, size=size, known=known, factor=factor, start=start
   )
-  film = _pixels(video) if isinstance(video, np.ndarray) else _file(video)
+  film = _film(video)
   last = indices[-1] if indices else 0
   if film.frames <= start + last * stride:
     raise DataError(
@@ -246,6 +255,16 @@ def read(
   )
 
 
+def length(video: str | os.PathLike | np.ndarray) -> int:
+  """How many frames a video has: a file, or pixels `[n, t, h, w, 3]`.
+
+  Raises:
+    DataError: the file is missing or is no video; or what is no file are no
+      such pixels.
+  """
+  return _film(video).frames
+
+
 @dataclasses.dataclass(frozen=True)
 class _Film:
   """A video to read from.
@@ -259,6 +278,10 @@ class _Film:
   name: str
   frames: int
   read: Callable[[Sequence[int], Callable], np.ndarray]
+
+
+def _film(video: str | os.PathLike | np.ndarray) -> _Film:
+  return _pixels(video) if isinstance(video, np.ndarray) else _file(video)
 
 
 def _file(path: str | os.PathLike) -> _Film:
@@ -354,9 +377,10 @@ def _found(known: Sequence[int], numbers: Sequence[int]) -> dict[int, int]:
   return {i: place[n] for i, n in enumerate(numbers) if n in place}
 
 
-def _rows(videos, rows, k: int) -> np.ndarray:
-  """Frame k of the videos of a batch; one video serves all."""
-  return videos[np.zeros_like(rows) if len(videos) == 1 else rows, k]
+def _frames(read: Take, rows, videos, found: dict[int, int]):
+  """Frames of the videos of a batch, `[b, h, w, 3]`, by their positions."""
+  taken = read(videos, rows, [*found.values()]) if found else None
+  return {i: taken[:, k] for k, i in enumerate(found)}
 
 
 def _stack(known: dict[int, np.ndarray]):

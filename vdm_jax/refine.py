@@ -26,7 +26,7 @@ from vdm_jax import errors, step
 from vdm_jax.diffusion import process, samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import Video
-from vdm_jax.given import Given
+from vdm_jax.given import Given, Take, take
 
 Pixels = UInt8[Array | np.ndarray, 'b t h w c']
 Lower = UInt8[Array | np.ndarray, 'b _t _h _w c']
@@ -335,12 +335,18 @@ class Low:
   videos: np.ndarray
   key_stride: int
 
-  def of(self, rows, numbers) -> UInt8[np.ndarray, '_b _k _h _w 3']:
-    """What there is of the frames `numbers` of the videos `rows`."""
-    rows = np.asarray(rows)
-    rows = np.zeros_like(rows) if len(self.videos) == 1 else rows
+  def of(
+    self, rows, numbers, read: Take = take
+  ) -> UInt8[np.ndarray, '_b _k _h _w 3']:
+    """What there is of the frames `numbers` of the videos `rows`.
+
+    Args:
+      rows: which of the videos.
+      numbers: of frames of what is sampled.
+      read: reads the videos, as `given.take` does.
+    """
     places = [n // self.key_stride for n in numbers if not n % self.key_stride]
-    return self.videos[np.ix_(rows, places)]
+    return read(self.videos, rows, places)
 
 
 def add_noise(

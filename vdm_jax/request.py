@@ -1,17 +1,20 @@
 """What to sample: the wishes of `config.sample`, checked and made concrete."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from vdm_jax import config as config_lib
-from vdm_jax import errors, refine, windows
+from vdm_jax import errors, refine, runtime, windows
 from vdm_jax import given as given_lib
+from vdm_jax import told as told_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.data.source import checked
 from vdm_jax.given import Given
 from vdm_jax.refine import Low, Refine, Upsample
 from vdm_jax.text import prompts
+from vdm_jax.told import Told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Request:
     windows: the parts in which a video is made.
     given: what is known of the videos beforehand.
     low: the videos that are refined, by a model that refines.
-    told: the arrays of the conditions, a row per video.
+    told: what the model is told of each video.
     strides: per window the index of its frame stride; empty if the model is
       not told it.
     items: per video what the gallery says of it.
@@ -39,7 +42,7 @@ class Request:
   windows: list[windows.Window]
   given: Given
   low: Low | None
-  told: dict[str, np.ndarray]
+  told: Told
   strides: tuple[int, ...]
   items: list[dict]
   labels: np.ndarray | None
@@ -78,7 +81,7 @@ class Shown:
   """
 
   low: Low
-  told: dict[str, np.ndarray]
+  told: Told
   captions: list[str]
   labels: np.ndarray | None
 
@@ -88,9 +91,11 @@ def make(
   trained: Conditions,
   *,
   given: Given | None = None,
+  alike: bool = False,
   shown: Shown | None = None,
   mesh=None,
   handed: Handed = NOTHING,
+  encode: Callable[..., prompts.Table] = prompts.encode,
 ) -> Request:
   """Checks what `config.sample` asks of a model, and reads what it names.
 
@@ -99,9 +104,11 @@ def make(
     trained: what the model was trained with.
     given: what is known of the videos; from `config.sample.video` if None,
       and with it what a model that refines is to refine.
+    alike: whether what made these was told the same, as in a cascade.
     shown: clips for such a model, in place of a video.
     mesh: the devices that encode prompts.
     handed: what is given in memory.
+    encode: of the prompts; `prompts.shared()` for several models.
 
   Raises:
     UserError: for what does not fit the model.
@@ -112,11 +119,8 @@ def make(
   check_guidance(config, trained)
   frames = c.frames or config.data.frames
   stage, low = refine.of_config(config), None
-  if stage and given is None:
-    low = shown.low if shown else low_video(config, stage, frames, handed)
-    given = stage.given(low.videos, frames)
-  elif given is None:
-    given = given_video(config, frames, handed)
+  if given is None:
+    given, low = _beforehand(config, stage, frames, shown, handed)
   plan = windows.plan(
     frames,
     config.data.frames,
@@ -130,13 +134,15 @@ def make(
   if shown:
     told, captions, labels = shown.told, shown.captions, shown.labels
   else:
-    told, captions, labels = conditions_of(config, trained, mesh, handed)
-  items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
-  for i, item in enumerate(items):
-    if labels is not None:
-      item['class'] = trained.classes[labels[i]]
-    if captions:
-      item['caption'] = captions[i]
+    told, captions, labels = told_lib.of_config(
+      config,
+      trained,
+      mesh=mesh,
+      labels=handed.labels,
+      captions=handed.prompts,
+      known=not alike and bool(given.frames or given.low_frames or low),
+      encode=encode,
+    )
   return Request(
     seed=c.seed,
     steps=c.steps,
@@ -146,10 +152,31 @@ def make(
     low=low,
     told=told,
     strides=() if shown else strides_of(config, trained, plan),
-    items=items,
+    items=_items(c, trained, labels, captions),
     labels=labels,
     prompts=tuple(captions),
   )
+
+
+def _beforehand(
+  config, stage: Refine | None, frames: int, shown: Shown | None, handed: Handed
+) -> tuple[Given, Low | None]:
+  """What is known of the videos, and what a model that refines is to refine."""
+  if not stage:
+    return given_video(config, frames, handed), None
+  low = shown.low if shown else low_video(config, stage, frames, handed)
+  return stage.given(low.videos, frames), low
+
+
+def _items(c, trained: Conditions, labels, captions) -> list[dict]:
+  """Per video what the gallery says of it."""
+  items = [{'seed': c.seed, 'index': i} for i in range(c.count)]
+  for i, item in enumerate(items):
+    if labels is not None:
+      item['class'] = trained.classes[labels[i]]
+    if captions:
+      item['caption'] = captions[i]
+  return items
 
 
 def plain(
@@ -209,9 +236,9 @@ def clips_to_refine(config, trained: Conditions, source, count: int) -> Shown:
       row['stride'] = clip['stride']
     rows.append(row)
     captions += [clip['caption']] if names else []
-  told = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  own = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
   low = Low(np.stack(low), form.key_stride)
-  return Shown(low, told, captions, told.get('label'))
+  return Shown(low, Told(own), captions, own.get('label'))
 
 
 def low_video(
@@ -220,8 +247,8 @@ def low_video(
   """What `config.sample.video` gives a model that refines.
 
   Frames that are smaller than those of the model are taken for frames of the
-  stage before already, and so is a file of too few frames that has as many as
-  there are key frames.
+  stage before already, and so is a video of exactly as many frames, from
+  `config.sample.start` on, as there are key frames.
 
   Raises:
     UserError: no video is named, or it does not do.
@@ -253,18 +280,16 @@ def low_video(
         f'and {frames} are refined); use a longer one'
       )
     return Low(found.low, 1)
-  try:
-    found = given_lib.from_video(
-      film, frames=frames, stride=stride, known=f'::{factor}', **options
+  known, keys = f'::{factor}', -(-frames // factor)
+  if given_lib.length(film) - c.start == keys:
+    runtime.say(
+      f'{c.video or "the array"} has {keys} frames from {c.start} on, as many '
+      f'as {frames} frames have key frames: it is taken for these'
     )
-  except errors.DataError as e:
-    keys = -(-frames // factor)
-    try:
-      found = given_lib.from_video(
-        film, frames=keys + 1, stride=1, known=f':{keys}', **options
-      )
-    except errors.DataError:
-      raise e from None
+    frames, stride, known = keys + 1, 1, f':{keys}'
+  found = given_lib.from_video(
+    film, frames=frames, stride=stride, known=known, **options
+  )
   return Low(found.full, factor)
 
 
@@ -346,56 +371,6 @@ def given_video(config, frames: int, handed: Handed = NOTHING) -> Given:
       '--config.sample.video=FILE'
     )
   return Given()
-
-
-def conditions_of(
-  config, trained: Conditions, mesh=None, handed: Handed = NOTHING
-):
-  """The conditions of `config.sample.count` videos: (arrays, captions, labels).
-
-  Raises:
-    UserError: for a condition that the model was not trained with.
-  """
-  c, count = config.sample, config.sample.count
-  told, captions, labels = {}, [], None
-  classes = len(trained.classes)
-  asked = handed.labels or (() if c.label < 0 else (c.label,))
-  for label in asked:
-    if not 0 <= label < classes:
-      raise errors.ConfigError(
-        f'config.sample.label is {label}, but the model knows {classes} '
-        'classes; use a number below that, or −1 for all of them in turn'
-      )
-  if classes:
-    labels = np.resize(asked or range(classes), count).astype(np.int32)
-    told['label'] = labels
-  texts = [text for p in handed.prompts for text in prompts.read(p or ' ', '')]
-  texts = texts or prompts.read(c.prompt, c.prompts)
-  if texts and trained.text == 'none':
-    raise errors.ConfigError(
-      'a prompt is given, but the model was trained without text; leave out '
-      'config.sample.prompt and prompts'
-    )
-  if trained.text != 'none':
-    asked, texts = bool(texts), texts or list(trained.examples)
-    chosen = np.arange(count) % len(texts)
-    captions = [texts[i] for i in chosen]
-  for n in trained.texts:
-    array, mask = prompts.encode(
-      texts,
-      kind=trained.text,
-      max_length=config.text.max_length,
-      vocabulary=trained.words,
-      encoder_hash=getattr(trained, f'encoder{n}'),
-      cache=config.text[f'cache{n}'],
-      encoder=config.text[f'encoder{n}'],
-      ending=n,
-      mesh=mesh,
-      cut=not asked,
-    )
-    name = f'text{n}'
-    told |= {name: array[chosen, None], f'{name}_mask': mask[chosen, None]}
-  return told, captions, labels
 
 
 def strides_of(config, trained: Conditions, plan) -> tuple[int, ...]:

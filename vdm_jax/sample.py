@@ -24,6 +24,7 @@ from vdm_jax import (
   sharding,
 )
 from vdm_jax import config as config_lib
+from vdm_jax import given as given_lib
 from vdm_jax import request as request_lib
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
@@ -195,9 +196,10 @@ def open_store(folder: pathlib.Path, model: Model, wanted: Request):
   known = hashlib.sha256()
   beforehand = [wanted.given.full, wanted.given.low]
   beforehand += [wanted.low and wanted.low.videos]
-  for array in (*beforehand, *wanted.told.values()):
+  for array in beforehand:
     if array is not None:
       known.update(np.ascontiguousarray(array))
+  known.update(wanted.told.identity())
   about = {
     'step': model.step,
     'config': identity.counted(
@@ -275,11 +277,12 @@ def _window(model: Model, wanted: Request, store, rows, w: int, tick):
     rows,
     made=made,
     videos=_read(store, rows, [numbers[i] for i in made]),
+    read=of_first,
   )
-  told = {k: v[rows] for k, v in wanted.told.items()}
+  told = wanted.told.of(rows)
   if wanted.strides:
     told['stride'] = np.full(len(rows), wanted.strides[w], np.int32)
-  low = {'low': wanted.low.of(rows, numbers)} if wanted.low else {}
+  low = {'low': wanted.low.of(rows, numbers, of_first)} if wanted.low else {}
   return model.generate(
     model.params,
     keys=rng.per_example(
@@ -308,6 +311,17 @@ def _read(store, rows, numbers):
     shape = (len(rows), len(numbers), *store.videos.shape[2:])
     return from_first(np.zeros(shape, np.uint8))
   return from_first(store.read(rows, numbers))
+
+
+def of_first(videos: np.ndarray, rows, places) -> np.ndarray:
+  """Frames of videos, as `given.take` reads them, for all processes.
+
+  The first process has the videos; of others only the shape of a frame counts.
+  """
+  if jax.process_index():
+    shape = (len(rows), len(places), *videos.shape[2:])
+    return from_first(np.zeros(shape, np.uint8))
+  return from_first(given_lib.take(videos, rows, places))
 
 
 def from_first(value: np.ndarray) -> np.ndarray:

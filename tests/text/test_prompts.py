@@ -1,5 +1,6 @@
 """Prompts reach the network as captions did in training."""
 
+import shutil
 import sys
 
 import jax
@@ -35,8 +36,9 @@ def cached(coder, tmp_path_factory):
 
 
 def embed(texts, **kwargs):
+  """All of a table."""
   kwargs = {'kind': 'embeddings', 'max_length': LENGTH} | kwargs
-  return prompts.encode(texts, **kwargs)
+  return prompts.encode(texts, **kwargs).read(np.arange(len(texts)))
 
 
 def no_encoder(*_, **__):
@@ -73,7 +75,7 @@ def test_a_list_by_its_name(tmp_path, monkeypatch):
 
 def test_words_are_those_of_the_vocabulary():
   vocabulary = ['dog', 'red', 'runs']
-  ids, mask = prompts.encode(
+  ids, mask = embed(
     ['Red dog', 'runs'], kind='words', max_length=4, vocabulary=vocabulary
   )
   words = Words(tuple(vocabulary), 4)
@@ -100,6 +102,48 @@ def test_cached_prompts_are_bit_equal_and_need_no_encoder(
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(mask, same)
     assert x.dtype == np.float32 and mask.dtype == bool
+
+
+def test_a_table_has_in_memory_only_what_no_cache_has(
+  cached, folder, coder, monkeypatch
+):
+  """Of the cache each text is read once to check it, then as asked for."""
+  read, row = [], cache_lib.EmbeddingCache.row
+
+  def counted(self, text):
+    read.append(text)
+    return row(self, text)
+
+  monkeypatch.setattr(cache_lib.EmbeddingCache, 'row', counted)
+  options = {'kind': 'embeddings', 'max_length': LENGTH, 'encoder': folder}
+  texts = (*CAPTIONS, 'a cat', 'a bird')
+  table = prompts.encode(texts, cache=cached.folder, **options)
+  assert read == CAPTIONS
+  x, mask = table.read(np.array([3, 1, 3]))
+  assert read == [*CAPTIONS, CAPTIONS[1]]
+  expected, same = coder.encode([texts[i] for i in (3, 1, 3)], LENGTH)
+  np.testing.assert_array_equal(mask, same)
+  np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+  assert (x[~mask] == 0).all()
+  # Tables are told apart by all of their texts.
+  digests = {
+    prompts.encode(t, cache=cached.folder, **options).digest
+    for t in (texts, texts, texts[:-1], texts[::-1], ('a cow', *texts[1:]))
+  }
+  assert len(digests) == 4 and table.digest in digests
+
+
+def test_a_damaged_embedding_is_found_before_anything_is_made(
+  cached, coder, tmp_path
+):
+  shutil.copytree(cached.folder, tmp_path / 'cache')
+  (shard,) = (tmp_path / 'cache').glob('*.npy')
+  content = bytearray(shard.read_bytes())
+  content[-1] ^= 1
+  shard.write_bytes(content)
+  options = {'kind': 'embeddings', 'max_length': LENGTH}
+  with pytest.raises(DataError, match='damaged'):
+    prompts.encode(CAPTIONS, cache=tmp_path / 'cache', **options)
 
 
 def test_other_prompts_are_encoded_beside_them(cached, coder, folder):

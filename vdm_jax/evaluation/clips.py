@@ -7,6 +7,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -43,18 +44,25 @@ class Real:
     return len(self.chosen)
 
   def read(self, numbers: np.ndarray) -> UInt8[np.ndarray, 'n t h w 3']:
-    """Clips by their numbers; each is always the same.
+    """Clips by their numbers; see `clips`."""
+    return np.stack([clip['video'] for clip in self.clips(numbers)])
+
+  def clips(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+    """Clips by their numbers, with what the source says of them.
+
+    Each is always the same.
 
     Raises:
       DataError: one cannot be read.
     """
     with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-      return np.stack(list(pool.map(self._clip, numbers.tolist())))
+      return list(pool.map(self._clip, numbers.tolist()))
 
-  def _clip(self, number: int) -> np.ndarray:
+  def _clip(self, number: int) -> dict[str, Any]:
     element, which = (int(n) for n in self.chosen[number])
     rng = np.random.default_rng((self.seed, element, which))
-    return checked(self.source, element, rng)['video'][: self.frames]
+    clip = checked(self.source, element, rng)
+    return clip | {'video': clip['video'][: self.frames]}
 
   def signature(self) -> str:
     """What tells these clips from others, as JSON."""

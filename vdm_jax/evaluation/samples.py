@@ -172,9 +172,14 @@ def of_model(
   name = f'{plan.name}_seed_{asked.sample.seed}_{sample.digest(asked)}'
   folder = workdir / 'evaluations' / name
   first = next(iter(sets.values())).real
-  known = known_frames(plan, folder.parent, first, own)
+  known, labels = None, ()
+  if plan.protocol.known:
+    known, labels = beginnings(plan, folder.parent, first, own)
+  alike = trained.classes and first.source.classes == trained.classes
+  if asked.sample.label >= 0 or not alike:
+    labels = ()
   told = prompts(config, plan)
-  handed = request.Handed(prompts=told)
+  handed = request.Handed(prompts=told, labels=labels)
   wanted = request.make(asked, trained, given=known, mesh=mesh, handed=handed)
   model = restore(asked)
   folder = folder.with_name(f'{name}_step_{model.step}')
@@ -203,7 +208,7 @@ def of_model(
       'sample': asked.sample.to_dict(),
       'samples': str(folder / 'samples'),
     },
-    deviations=_of_model(config, plan, trained, size, stride, len(told)),
+    deviations=_of_model(config, plan, clips, len(told), size, stride),
     notes=(),
     labels=clips.labels,
     captions=clips.prompts,
@@ -221,7 +226,7 @@ def _stored(videos, first: int, last: int, fit, numbers) -> np.ndarray:
 
 
 def _of_model(
-  config, plan: Plan, trained: Conditions, size: int, stride: int, told: int
+  config, plan: Plan, clips: sample.Clips, told: int, size: int, stride: int
 ) -> dict[str, str]:
   """What departs from the protocol; the model is told so many prompts."""
   found, own, data = {}, config.data.size, plan.protocol.data
@@ -234,9 +239,9 @@ def _of_model(
       f'samples have the frame stride {stride}, real clips {data.stride}'
     )
   conditions = plan.protocol.conditions
-  if trained.classes and conditions == 'none':
+  if clips.labels is not None and conditions == 'none':
     found['class_conditional'] = 'the model is told the class'
-  if trained.texts and conditions == 'none':
+  if clips.prompts and conditions == 'none':
     found['text_conditional'] = 'the model is told a text'
   if conditions == 'captions' and told < plan.samples:
     found[f'{told}_captions'] = (
@@ -287,17 +292,17 @@ def classes(plan: Plan, count: int) -> np.ndarray | None:
   return np.arange(count) % len(class_prompts.prompts())
 
 
-def known_frames(plan: Plan, folder: pathlib.Path, real: Real, size: int):
-  """The first frames of every sample, on disk; None if there are none.
+def beginnings(
+  plan: Plan, folder: pathlib.Path, real: Real, size: int
+) -> tuple[Given, tuple[int, ...]]:
+  """The first frames of every sample, on disk, and classes of clips in turn.
 
   Sample i continues clip i modulo the number of clips.
 
   Raises:
     ConfigError: they are of another size than the model's.
   """
-  known, count = plan.protocol.known, plan.samples
-  if not known:
-    return None
+  known, count, labels = plan.protocol.known, plan.samples, []
   shape = real.read(np.arange(1)).shape[2:]
   if shape[0] != size:
     raise errors.ConfigError(
@@ -312,10 +317,10 @@ def known_frames(plan: Plan, folder: pathlib.Path, real: Real, size: int):
   path.unlink()  # the space is free again when this process ends
   for start in range(0, min(count, len(real)), 64):
     numbers = np.arange(start, min(start + 64, count, len(real)))
-    frames = real.read(numbers)[:, :known]
-    for i, frame in zip(numbers, frames, strict=True):
-      videos[i :: len(real)] = frame
-  return Given(full=videos, frames=tuple(range(known)))
+    for i, clip in zip(numbers, real.clips(numbers), strict=True):
+      videos[i :: len(real)] = clip['video'][:known]
+      labels.append(int(np.ravel(clip['label'])[0]))
+  return Given(full=videos, frames=tuple(range(known))), tuple(labels)
 
 
 def real_sets(

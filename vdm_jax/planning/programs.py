@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vdm_jax import (
   build,
@@ -27,10 +26,9 @@ from vdm_jax import (
   train,
 )
 from vdm_jax import config as config_lib
-from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.generate import Generator
-from vdm_jax.planning import describe, flops, hlo, hlo_cost, passes
+from vdm_jax.planning import describe, flops, forward, hlo, hlo_cost, passes
 from vdm_jax.planning.targets import Target
 
 # What is not read from data, where it is the same for everybody.
@@ -326,33 +324,10 @@ def state_bytes(
 def forward_flops(config) -> dict[str, float]:
   """FLOPs of the network for one example: with images, and the video alone."""
   known, _ = told(config)
-  model = build.model(config, known).clone(remat='none')
-  sizes = {'frames': config.data.frames, 'size': refine.training_size(config)}
-  params = jax.eval_shape(
-    lambda: state_lib.init_params(model, jax.random.key(0), **sizes)
-  )
-
-  def counted(model, images, size):
-    shape = (1, config.data.frames + images, size, size)
-    given = {'image_frames': images}
-    if model.num_strides:
-      given['stride'] = jnp.zeros((1,), jnp.int32)
-    if model.extra_channels:
-      given['extra'] = jnp.zeros((*shape, model.extra_channels))
-    if model.augmented:
-      given['augment'] = jnp.zeros((1,))
-    return flops.of_function(
-      lambda params, z: model.apply(
-        {'params': params}, z, z[:, 0, 0, 0, 0], **given
-      ),
-      params,
-      jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
-    )
-
-  whole = refine.for_whole_frames(config, model)
+  images = config.data.images
   return {
-    'training': counted(model, config.data.images, sizes['size']),
-    'sampling': counted(whole, 0, config.data.size),
+    'training': forward.forward(config, known, images=images).flops,
+    'sampling': forward.forward(config, known, whole=True).flops,
   }
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from vdm_jax import build, cascade, runtime
+from vdm_jax import build, cascade, distributed, runtime
 from vdm_jax import config as config_lib
 from vdm_jax.reproduction import videos
 from vdm_jax.reproduction.bench import Bench, Kind, fit, shared
@@ -111,10 +111,11 @@ def score(bench: Bench, name: str, row, seed: int) -> Scores:
     folder = f'{prefix}_{bench.ending(row, seed)}'
     folder = bench.workdir / 'videos' / folder
     clips = cascade.make(stage, previous, folder, bench.mesh)
-    previous = cascade.videos_of_all(clips)
+    previous = clips.videos
   if bench.scale == 'paper':
     from vdm_jax.reproduction import measuring
 
+    distributed.barrier('made')  # until the frames are written
     kept = folder / 'stages' / stages[-1].name
     return measuring.of_folder(bench, row, kept, folder)
   if jax.process_index():

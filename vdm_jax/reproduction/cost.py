@@ -1,24 +1,16 @@
 """What training and sampling cost, counted from the programs themselves.
 
-The network is traced on shapes alone: nothing is allocated and nothing is
-compiled. Counted are the multiplications and additions of all convolutions and
-matrix products, two for each product; the rest, a few per cent, is not. What
-is computed twice to save memory (`config.model.remat`) counts once, except in
-reconstruction guidance, which always does so.
+The network is traced on shapes alone, see `planning.forward`; with padding, as
+papers count. What is computed twice to save memory (`config.model.remat`)
+counts once, except in reconstruction guidance, which always does so.
 """
 
-import dataclasses
-import functools
-import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from vdm_jax import build, refine, windows
-from vdm_jax import config as config_lib
+from vdm_jax import build, windows
 from vdm_jax.conditions import Conditions
 from vdm_jax.planning.flops import count
+from vdm_jax.planning.forward import forward
 
 # The gradient of a layer by its input and by its parameters costs what the
 # layer costs, each.
@@ -29,24 +21,11 @@ PEAK = 989e12  # FLOP/s of an H100 in bfloat16, dense
 UTILISATION = 0.4
 
 
-@dataclasses.dataclass(frozen=True)
-class Forward:
-  """A forward pass of one example.
-
-  Attributes:
-    flops: of it.
-    parameters: of the network.
-  """
-
-  flops: float
-  parameters: int
-
-
 def training(config, told: Conditions) -> float:
   """FLOPs of a whole training."""
   c = config.train
-  pass_ = forward(config, told, images=config.data.images)
-  return (1 + BACKWARD) * pass_.flops * c.batch_size * c.steps
+  once = forward(config, told, images=config.data.images).padded
+  return (1 + BACKWARD) * once * c.batch_size * c.steps
 
 
 def sampling(config, told: Conditions, *, frames: int = 0, known: int = 0):
@@ -67,7 +46,7 @@ def sampling(config, told: Conditions, *, frames: int = 0, known: int = 0):
     key_stride=c.key_stride,
     given=range(known),
   )
-  once = forward(config, told, whole=True).flops
+  once = forward(config, told, whole=True).padded
   calls = build.CALLS.get(c.sampler, 1) * c.steps
   calls *= 2 if c.guidance_scale != 1 else 1
   towards = c.conditioning == 'reconstruction'
@@ -75,66 +54,6 @@ def sampling(config, told: Conditions, *, frames: int = 0, known: int = 0):
     once * calls * (GUIDED if towards and window.known else 1)
     for window in plan
   )
-
-
-def forward(
-  config, told: Conditions, *, images: int = 0, whole: bool = False
-) -> Forward:
-  """Counts a forward pass of one example.
-
-  Args:
-    config: of the model.
-    told: what it is told of a video.
-    images: packed behind the video.
-    whole: of whole frames, where the model is trained on crops.
-  """
-  changes = {'model.remat': 'none', 'model.dtype': 'float32'}
-  config = config_lib.varied(config, changes)
-  size = config.data.size if whole else refine.training_size(config)
-  network = build.model(config, told)
-  if whole:
-    network = refine.for_whole_frames(config, network)
-  frames = config.data.frames + images
-  return _counted(network, told, frames, images, size, config.text.max_length)
-
-
-@functools.cache
-def _counted(
-  network: Any, told: Conditions, frames: int, images: int, size: int, length
-) -> Forward:
-  """The same, once for each network and shape."""
-  slots = 1 + images
-  given: dict[str, Any] = {}
-  for n in told.texts:
-    dim = getattr(told, f'text{n}_dim')
-    words, kind = (1, slots, length), jnp.int32
-    if told.text == 'embeddings':
-      words, kind = (*words, dim), jnp.float32
-    given[f'text{n}'] = jax.ShapeDtypeStruct(words, kind)
-    given[f'text{n}_mask'] = jax.ShapeDtypeStruct((1, slots, length), bool)
-  if told.classes:
-    given['label'] = jax.ShapeDtypeStruct((1, slots), jnp.int32)
-  if told.strides:
-    given['stride'] = jax.ShapeDtypeStruct((1,), jnp.int32)
-  video = (1, frames, size, size)
-  if network.extra_channels:
-    given['extra'] = jax.ShapeDtypeStruct(
-      (*video, network.extra_channels), jnp.float32
-    )
-  level = jax.ShapeDtypeStruct((1,), jnp.float32)
-  if network.augmented:
-    given['augment'] = level
-  z = jax.ShapeDtypeStruct((*video, 3), jnp.float32)
-
-  def both(key, z, level, given):
-    return network.init_with_output(key, z, level, image_frames=images, **given)
-
-  # One tracing for the shapes of the parameters and for the pass.
-  traced, (_, variables) = jax.make_jaxpr(both, return_shape=True)(
-    jax.random.key(0), z, level, given
-  )
-  sizes = [math.prod(p.shape) for p in jax.tree.leaves(variables['params'])]
-  return Forward(flops(traced.jaxpr), sum(sizes))
 
 
 def flops(jaxpr: Any) -> float:

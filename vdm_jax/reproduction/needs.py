@@ -11,6 +11,7 @@ from vdm_jax import config as config_lib
 from vdm_jax import errors, runtime
 from vdm_jax.conditions import TEXTS, Conditions
 from vdm_jax.metrics import protocols
+from vdm_jax.planning.forward import forward
 from vdm_jax.reproduction import cascades, cost
 from vdm_jax.reproduction.bench import Bench, folder_name, shared
 from vdm_jax.reproduction.report import markdown
@@ -283,7 +284,7 @@ def _sampling(bench: Bench, name: str, row) -> dict[str, float]:
     a = row.analyze
     # Encoding and decoding, by a solver of two calls a step.
     calls = a.videos * a.frames * a.steps * 4
-    return {name: calls * cost.forward(row, told_of(bench, row)).flops}
+    return {name: calls * forward(row, told_of(bench, row)).padded}
   protocol = protocols.protocol(bench.table.protocol)
   samples = row.evaluate.samples or protocol.samples
   if bench.table.kind == 'cascade':

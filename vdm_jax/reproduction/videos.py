@@ -32,13 +32,20 @@ def check(bench: Bench, name: str, row):
 
 
 def handed(row) -> Handed:
-  """What the videos of a row are given: frames of other clips, or prompts."""
+  """What the videos of a row are given: parts of other clips, or prompts."""
   c = row.sample
   if c.known:
     source = held_out(row)
     number = row.reproduce.get('clips', 0) or c.count
-    clips = [source.clip(i)['video'] for i in range(number)]
-    return Handed(video=np.stack(clips)[np.arange(c.count) % number])
+    clips = [source.clip(i) for i in range(number)]
+    clips = [clips[i % number] for i in range(c.count)]
+    labels = tuple(int(clip['label']) for clip in clips)
+    captions = tuple(clip['caption'] for clip in clips)
+    return Handed(
+      video=np.stack([clip['video'] for clip in clips]),
+      labels=labels if row.model.labels else (),
+      prompts=captions if row.text.kind != 'none' else (),
+    )
   if row.reproduce.get('prompts', 0):
     every = shapes.Shapes(frames=1, size=8).captions()
     chosen = np.linspace(0, len(every) - 1, row.reproduce.prompts).round()

@@ -99,18 +99,18 @@ class EmbeddingCache:
     Raises:
       DataError: a caption is not in the cache, or its shard is damaged.
     """
-    out = np.zeros((len(captions), self.max_length, self.dim), np.float32)
-    mask = np.zeros(out.shape[:2], bool)
-    for i, caption in enumerate(captions):
-      place = self._places.get(self.key(caption))
-      if place is None:
-        raise DataError(
-          f'a caption has no embedding ({self.folder}: {caption[:60]!r}); add '
-          'it with --mode=embed'
-        )
-      out[i, : place.length] = self._read(place)
-      mask[i, : place.length] = True
-    return out, mask
+    rows = [self.row(caption) for caption in captions]
+    return padded(rows, max_length=self.max_length, dim=self.dim)
+
+  def row(self, caption: str) -> Float32[np.ndarray, 't d']:
+    """The embeddings of a caption without padding; see `lookup`."""
+    place = self._places.get(self.key(caption))
+    if place is None:
+      raise DataError(
+        f'a caption has no embedding ({self.folder}: {caption[:60]!r}); add '
+        'it with --mode=embed'
+      )
+    return self._read(place)
 
   def _read(self, place: _Place) -> np.ndarray:
     path = self.folder / f'{place.shard}.npy'
@@ -152,6 +152,18 @@ class EmbeddingCache:
     path = self.folder / f'{shard}{_INDEX}'
     _write(path, lambda file: np.savez(file, **table))
     self._places.update(_places(shard, table))
+
+
+def padded(
+  rows: Sequence[np.ndarray], *, max_length: int, dim: int
+) -> tuple[Float32[np.ndarray, 'n l d'], Bool[np.ndarray, 'n l']]:
+  """Embeddings `[tokens, d]` of texts with 0 after them, and where they are."""
+  out = np.zeros((len(rows), max_length, dim), np.float32)
+  mask = np.zeros(out.shape[:2], bool)
+  for i, row in enumerate(rows):
+    out[i, : len(row)] = row
+    mask[i, : len(row)] = True
+  return out, mask
 
 
 def create(

@@ -1,11 +1,14 @@
 """Prompts: texts to sample from, and what the network takes of them."""
 
+import dataclasses
+import functools
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Int
 
 from vdm_jax import runtime
 from vdm_jax.errors import ConfigError, DataError
@@ -57,6 +60,39 @@ def read(prompt: str, path: str | os.PathLike) -> list[str]:
   return [prompt.strip()]
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Texts as the network takes them, made when they are asked for.
+
+  Attributes:
+    read: numbers of texts `[b]` to (array, mask): of words int32 ids `[b, l]`,
+      of embeddings float32 `[b, l, d]`; True where there is a word or token.
+    digest: SHA-256 of what all texts together are, in hexadecimal.
+  """
+
+  read: Callable[[Int[np.ndarray, ' b']], tuple[np.ndarray, np.ndarray]]
+  digest: str
+
+
+def embed(
+  texts: Sequence[str],
+  encoder: str | os.PathLike,
+  *,
+  max_length: int,
+  mesh: jax.sharding.Mesh | None,
+  sha256: str | None,
+  setting: str,
+) -> dict[str, np.ndarray]:
+  """Embeddings float32 `[tokens, d]` by text; see `encoder.load`."""
+  coder = encoder_lib.load(encoder, mesh=mesh, sha256=sha256, setting=setting)
+  found = {}
+  for start in range(0, len(texts), coder.batch_size):
+    batch = texts[start : start + coder.batch_size]
+    x, mask = coder.encode(batch, max_length)
+    found |= {t: x[i][mask[i]] for i, t in enumerate(batch)}
+  return found
+
+
 def encode(
   texts: Sequence[str],
   *,
@@ -69,11 +105,14 @@ def encode(
   ending: str = '',
   mesh: jax.sharding.Mesh | None = None,
   cut: bool = False,
-) -> tuple[np.ndarray, Bool[np.ndarray, 'n l']]:
+  embed: Callable[..., dict[str, np.ndarray]] = embed,
+) -> Table:
   """Texts as the network takes them.
 
-  Embeddings come out of the cache as they did in training. Only for texts
-  that are not in it is the encoder loaded, for as long as this takes.
+  Embeddings come out of the cache as they did in training: each is checked
+  here, and stays on the disk. Only for texts that are not in it is the encoder
+  loaded, for as long as this takes; of these the tokens are kept in memory,
+  without padding.
 
   Args:
     texts: one or more.
@@ -87,10 +126,7 @@ def encode(
     ending: of the settings' names in messages; '2' for a second encoder.
     mesh: over which the encoder is split; None for one device.
     cut: words: leave out those beyond `max_length`, as with embeddings.
-
-  Returns:
-    words: int32 ids `[n, l]`; embeddings: float32 `[n, l, d]`; and True where
-    there is a word or token.
+    embed: loads an encoder and runs it; see `shared`.
 
   Raises:
     ConfigError: a text is in no cache and there is no encoder to embed it; or
@@ -99,39 +135,87 @@ def encode(
     WeightsError: the encoder is damaged, or another than the model's.
   """
   if kind == 'words':
-    return Words(tuple(vocabulary), max_length).encode(texts, cut=cut)
+    ids, mask = Words(tuple(vocabulary), max_length).encode(texts, cut=cut)
+    digest = hashlib.sha256(ids).hexdigest()
+    return Table(lambda numbers: (ids[numbers], mask[numbers]), digest)
   if kind != 'embeddings':
     raise ValueError(f'texts are words or embeddings, not {kind!r}')
   known = _open(cache, encoder_hash or None, max_length, bool(encoder))
-  texts, found = list(texts), {}
-  if known is not None:
-    found = _rows([text for text in texts if text in known], known.lookup)
-  missing = list(dict.fromkeys(text for text in texts if text not in found))
+  missing = tuple(
+    text for text in dict.fromkeys(texts) if known is None or text not in known
+  )
+  made = {}
   if missing and not encoder:
     raise _no_embedding(missing[0], cache, ending)
   if missing:
-    coder = encoder_lib.load(
+    made = embed(
+      missing,
       encoder,
+      max_length=max_length,
       # Of embeddings on many hosts, each would see a part.
       mesh=mesh if jax.process_count() == 1 else None,
       sha256=encoder_hash or (known.encoder if known is not None else None),
       setting=f'config.text.encoder{ending}',
     )
-    found |= _rows(missing, lambda texts: coder.encode(texts, max_length))
-  cut = [text for text in dict.fromkeys(texts) if found[text][1].all()]
-  if cut:
+  return _embeddings(texts, made, known, max_length, ending)
+
+
+def nothing(*, max_length: int, dim: int = 0) -> Table:
+  """A table of one text that is none: the null condition.
+
+  Args:
+    max_length: l, tokens.
+    dim: of embeddings; 0 for words.
+  """
+  shape = (1, max_length, dim) if dim else (1, max_length)
+  text = np.zeros(shape, np.float32 if dim else np.int32)
+  mask = np.zeros((1, max_length), bool)
+  return Table(lambda numbers: (text[numbers], mask[numbers]), digest='')
+
+
+def shared() -> Callable[..., Table]:
+  """`encode`, for several models: what they have in common is made once.
+
+  An encoder is loaded once for the same length and the same texts that are in
+  no cache, and a table is made once for the same of everything. All arguments
+  are hashable.
+  """
+  return functools.partial(
+    functools.cache(encode), embed=functools.cache(embed)
+  )
+
+
+def _embeddings(
+  texts: Sequence[str],
+  made: Mapping[str, np.ndarray],
+  known: cache_lib.EmbeddingCache | None,
+  max_length: int,
+  ending: str,
+) -> Table:
+  """A table of texts, each of which is either made or known."""
+
+  def row(text: str) -> np.ndarray:
+    return made[text] if text in made else known.row(text)
+
+  digest, full = hashlib.sha256(), {}
+  for text in texts:
+    tokens = row(text)
+    digest.update(f'{tokens.shape}'.encode())
+    digest.update(np.ascontiguousarray(tokens))
+    full |= {text: True} if len(tokens) == max_length else {}
+  if full:
     runtime.warn(
-      f'{len(cut)} prompts take all {max_length} tokens of '
+      f'{len(full)} prompts take all {max_length} tokens of '
       f'config.text.encoder{ending} and may have been cut, such as '
-      f'{cut[0][:60]!r}'
+      f'{next(iter(full))[:60]!r}'
     )
-  embeddings, mask = zip(*(found[text] for text in texts), strict=True)
-  return np.stack(embeddings), np.stack(mask)
+  dim = tokens.shape[1]
 
+  def read(numbers):
+    rows = [row(texts[n]) for n in numbers]
+    return cache_lib.padded(rows, max_length=max_length, dim=dim)
 
-def _rows(texts: list[str], embed: Callable) -> dict[str, tuple]:
-  """Embeddings and mask by text."""
-  return dict(zip(texts, zip(*embed(texts), strict=True), strict=True))
+  return Table(read, digest.hexdigest())
 
 
 def _open(
