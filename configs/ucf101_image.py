@@ -25,6 +25,7 @@ def get_config(variant=''):
   c.data.source = 'ucf101'
   c.data.frames = 1
   c.data.size = 64
+  c.data.resize = 'squash'  # as TFDS stores the frames
   c.data.workers = 16
 
   c.model.temporal = False

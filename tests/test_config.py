@@ -1,6 +1,8 @@
 """Settings: round trips, ranges, variants, and every file of configs/."""
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import pathlib
 
@@ -46,6 +48,27 @@ def test_every_config_builds(path, small):
   build.optimizer(config)
   build.objective(config)
   build.sampler(config)
+
+
+SQUASHED = ('ucf101', 'bair')
+
+
+@pytest.mark.parametrize('source', SQUASHED)
+def test_what_is_stored_squashed_is_not_said_to_be_cropped(source):
+  with pytest.raises(errors.ConfigError, match="resize to 'squash'"):
+    build.data(tiny.config(data__source=source, data__resize='crop'))
+
+
+def test_configs_know_what_is_stored_squashed():
+  """Else videos that are given would be cropped, unlike those trained on."""
+  found = set()
+  for path, variant in itertools.product(CONFIGS, ('', 'tiny', 'paper')):
+    with contextlib.suppress(errors.ConfigError):
+      c = load(path, variant)
+      known = c.data.source not in SQUASHED or c.data.resize == 'squash'
+      assert known, (path, variant)
+      found.add(c.data.source)
+  assert found >= set(SQUASHED)
 
 
 # Without the text's share: attention pooling of 1024 channels, and for a model

@@ -71,20 +71,14 @@ def ucf101_source(config):
   """UCF-101 through TFDS: all videos, train and test, as in VDM."""
   from vdm_jax.data import ucf101
 
-  c = config.data
-  return ucf101.UCF101(
-    c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
-  )
+  return ucf101.UCF101(**_prepared(config.data))
 
 
 def bair_source(config):
   """BAIR robot pushing through TFDS."""
   from vdm_jax.data import bair
 
-  c = config.data
-  return bair.BAIR(
-    c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
-  )
+  return bair.BAIR(**_prepared(config.data))
 
 
 SOURCES = {
@@ -102,6 +96,18 @@ def _path(c, what: str) -> str:
       f'config.data.path is empty; name {what} with --config.data.path=FOLDER'
     )
   return c.path
+
+
+def _prepared(c) -> dict:
+  """How clips come out of what TFDS has prepared."""
+  return {
+    'data_dir': c.path,
+    'frames': c.frames,
+    'size': c.size,
+    'stride': c.stride,
+    'resize': c.resize,
+    'videos': c.videos,
+  }
 
 
 def _reading(c) -> dict:

@@ -47,7 +47,8 @@ def _data() -> ml_collections.ConfigDict:
   c.flip = False  # left-right at random
   c.images = 0  # independent images packed behind each video
   c.image_path = ''  # their folder; '': frames of other videos
-  c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
+  # crop: keep the aspect, cut; squash: do not, as ucf101 and bair demand
+  c.resize = 'crop'
   c.short = 'skip'  # clips that are too short: skip, loop or error
   c.classes = False  # folder: sub-folders are classes
   c.repeat = False  # allow fewer different clips than a batch holds
