@@ -134,13 +134,32 @@ def test_saved_config_that_does_not_fit(text, message):
     ('diffusion.p_mean', float('nan')),
     ('diffusion.interval', (0.5, 0.5)),
     ('diffusion.interval', (0.0, 0.5, 1.0)),
-    ('diffusion.interval', (0.5, 1.0)),  # of the cosine schedule
   ],
 )
 def test_values_out_of_range_are_named(key, value):
   validation.validate(tiny.config())
   with pytest.raises(errors.ConfigError, match=key.split('.')[-1]):
     validation.validate(tiny.config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+  'key, value, owner',
+  [
+    ('shift', -4.0, 'cosine'),
+    ('logsnr_min', -15.0, 'cosine'),
+    ('logsnr_max', 5.0, 'cosine'),
+    ('p_mean', 3.0, 'lognormal'),
+    ('p_std', 1.5, 'lognormal'),
+    ('interval', (0.5, 1.0), 'lognormal'),
+  ],
+)
+def test_numbers_of_another_schedule_are_refused(key, value, owner):
+  other = {'cosine': 'lognormal', 'lognormal': 'cosine'}[owner]
+  given = {f'diffusion.{key}': value}
+  validation.validate(tiny.config(diffusion__schedule=owner, **given))
+  with pytest.raises(errors.ConfigError, match=f'{other}.*{owner}') as e:
+    validation.validate(tiny.config(diffusion__schedule=other, **given))
+  assert f'config.diffusion.{key}' in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,13 @@ ENUMERATIONS = {
 }
 
 
+# Which settings belong to which noise schedule.
+SCHEDULES = {
+  'cosine': ('logsnr_min', 'logsnr_max', 'shift'),
+  'lognormal': ('p_mean', 'p_std', 'interval'),
+}
+
+
 def validate(config: ml_collections.ConfigDict):
   """Raises ConfigError for the first value that is out of its range.
 
@@ -215,8 +222,20 @@ def _validate_schedule(values: dict):
       f'config.diffusion.interval is {mass}; it must hold two growing numbers '
       'from 0 to 1, such as 0.5,1.0 for the upper half of the noise levels'
     )
-  if tuple(mass) != (0, 1) and values['diffusion.schedule'] != 'lognormal':
-    raise errors.ConfigError(
-      f'config.diffusion.interval is {mass}, but only the lognormal schedule '
-      'has intervals; set config.diffusion.schedule to lognormal'
-    )
+  _validate_owners(values)
+
+
+def _validate_owners(values: dict):
+  """Raises ConfigError for what another schedule than the chosen one has."""
+  unset, chosen = config_lib.default().diffusion, values['diffusion.schedule']
+  if chosen not in SCHEDULES:
+    return  # which is said where the schedule is built
+  for owner in SCHEDULES.keys() - {chosen}:
+    for key in SCHEDULES[owner]:
+      value = values[f'diffusion.{key}']
+      if value != unset[key]:
+        raise errors.ConfigError(
+          f'config.diffusion.{key} is {value}, which the schedule {chosen!r} '
+          f'does not have; leave it at {unset[key]}, or set '
+          f'config.diffusion.schedule to {owner!r}'
+        )
