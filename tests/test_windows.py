@@ -168,6 +168,16 @@ def test_a_video_whose_key_frames_are_all_given_needs_no_more_of_them():
   assert windows.plan(33, 9, **options)[0].spacing == 4
 
 
+def test_key_frames_of_one_window_need_no_overlap():
+  options = {'order': 'interpolation', 'key_stride': 4}
+  plan = windows.plan(21, 6, overlap=8, **options)
+  assert plan[0] == windows.Window(0, 6, (), (0, 1, 2, 3, 4, 5), spacing=4)
+  assert plan[1:] == windows.interpolation(21, 6, 4)
+  # Negative control: key frames of two windows must overlap by less than one.
+  with pytest.raises(errors.ConfigError, match='overlap of 8 frames'):
+    windows.plan(25, 6, overlap=8, **options)
+
+
 def test_one_window_needs_neither_overlap_nor_key_frames():
   for order in ('extension', 'interpolation'):
     plan = windows.plan(4, 4, order=order, overlap=8, key_stride=9)

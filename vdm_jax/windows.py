@@ -139,7 +139,10 @@ def interpolation(frames: int, window: int, stride: int) -> list[Window]:
 def _key_frames(
   frames: int, window: int, overlap: int, stride: int
 ) -> list[Window]:
-  """Windows that make every stride-th frame, as a video of its own."""
+  """Windows that make every stride-th frame, as a video of its own.
+
+  As many of them as the model makes at once are one window, with no overlap.
+  """
   keys = (frames - 1) // stride + 1
   if keys < window:
     raise errors.ConfigError(
@@ -149,7 +152,7 @@ def _key_frames(
     )
   return [
     dataclasses.replace(w, start=w.start * stride, spacing=stride)
-    for w in extension(keys, window, overlap)
+    for w in extension(keys, window, overlap if keys > window else 0)
   ]
 
 
