@@ -162,6 +162,18 @@ def test_numbers_of_another_schedule_are_refused(key, value, owner):
   assert f'config.diffusion.{key}' in str(e.value)
 
 
+REFINES = {'refine__kind': 'interpolate', 'refine__factor': 2}
+
+
+def test_a_level_of_noise_that_nothing_has_is_refused():
+  level = {'refine__augment_level': 0.1}
+  validation.validate(tiny.config(**REFINES, **level))
+  for other in ({}, REFINES | {'refine__augment': False}):
+    validation.validate(tiny.config(**other))
+    with pytest.raises(errors.ConfigError, match='no noise is added'):
+      validation.validate(tiny.config(**other, **level))
+
+
 @pytest.mark.parametrize(
   'make, key, table',
   [

@@ -158,6 +158,7 @@ def validate(config: ml_collections.ConfigDict):
       'more whole numbers such as 1,2,4'
     )
   _validate_schedule(values)
+  _validate_refine(values)
   if values['evaluate.frame_count'] < -1:
     raise errors.ConfigError(
       f'config.evaluate.frame_count is {values["evaluate.frame_count"]}; use '
@@ -239,3 +240,14 @@ def _validate_owners(values: dict):
           f'does not have; leave it at {unset[key]}, or set '
           f'config.diffusion.schedule to {owner!r}'
         )
+
+
+def _validate_refine(values: dict):
+  level, kind = values['refine.augment_level'], values['refine.kind']
+  unset = config_lib.default().refine.augment_level
+  if level != unset and (kind == 'none' or not values['refine.augment']):
+    raise errors.ConfigError(
+      f'config.refine.augment_level is {level}, but no noise is added to what '
+      f'the model sees (kind {kind!r}, augment {values["refine.augment"]}); '
+      f'leave it at {unset}'
+    )
