@@ -29,6 +29,9 @@ STREAMS = ('noise', 'drop', 'dropout', 'refine')
 class Objective:
   """What is minimised: w(λ) ‖x̂ − x‖² over t ~ U[0, 1] (Ho22 eq. 2).
 
+  The times of a batch are stratified (Kingma21): each is uniform by itself, and
+  together they cover [0, 1] evenly; see `schedules.low_discrepancy_times`.
+
   Attributes:
     schedule: λ(t), from time to log-SNR.
     prior: the law of the noise.
@@ -66,9 +69,10 @@ def make_train_step(
   """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
 
   Its randomness is a function of (seed, step, index in the batch), hence the
-  same on any mesh. A step is good if its loss, its gradient and all that it
-  would leave behind are finite; else it changes nothing but the step count (the
-  next step has other clips and noise) and says so in its metrics.
+  same on any mesh. The times of the whole batch are drawn together, stratified.
+  A step is good if its loss, its gradient and all that it would leave behind
+  are finite; else it changes nothing but the step count (the next step has
+  other clips and noise) and says so in its metrics.
 
   Args:
     apply: `apply(variables, z, logsnr, *, train, rngs, **conditions)`.
