@@ -38,6 +38,7 @@ def get_config(variant=''):
   c.data.workers = 16
 
   c.text.kind = 'embeddings'  # of T5 and CLIP
+  c.text.dims = (4096, 768)  # T5-v1.1-XXL, CLIP ViT-L/14
   c.text.max_length = 77  # ours
 
   c.model.channels = 384  # ours, as all of the layout

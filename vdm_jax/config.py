@@ -72,6 +72,9 @@ def _text() -> ml_collections.ConfigDict:
   c.encoder2 = ''  # of a second encoder, whose embeddings are told as well
   c.cache2 = ''
   c.max_length = 64  # tokens, of either encoder; ours
+  # Channels of the embeddings of each encoder, for --mode=plan where there are
+  # none yet; (): it says what it assumes.
+  c.dims = ()
   return c
 
 

@@ -100,6 +100,7 @@ SIZES = (
   'model.attention_resolutions',
   'model.level_blocks',
   'data.strides',
+  'text.dims',
 )
 ENUMERATIONS = {
   'mesh.platform': ('', 'cpu', 'gpu', 'tpu'),
@@ -156,6 +157,11 @@ def validate(config: ml_collections.ConfigDict):
     raise errors.ConfigError(
       'config.model.multipliers is empty; give one or '
       'more whole numbers such as 1,2,4'
+    )
+  if len(values['text.dims']) > 2:
+    raise errors.ConfigError(
+      f'config.text.dims is {values["text.dims"]}; give a number for each '
+      'encoder, two at most'
     )
   _validate_schedule(values)
   _validate_refine(values)
