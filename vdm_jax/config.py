@@ -98,7 +98,11 @@ def _model() -> ml_collections.ConfigDict:
   c.temporal_convolution = False  # after each 3×3 of the residual blocks
   c.cross_attention = False  # to the tokens of the text
   c.labels = False  # condition on the class
-  c.dtype = 'bfloat16'  # of the computation; parameters are float32
+  # of the computation; parameters are float32, and so are the last convolution
+  # and all that makes the conditioning vectors. In the rest 'float32' is what
+  # the device takes for it: TPUs round what they multiply to bfloat16, GPUs
+  # perhaps to TF32, unless JAX_DEFAULT_MATMUL_PRECISION is highest.
+  c.dtype = 'bfloat16'
   c.remat = 'none'  # recompute activations: none, attention, block
   return c
 

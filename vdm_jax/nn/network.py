@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vdm_jax.nn import conditioning
 from vdm_jax.nn.attention import Tokens
 from vdm_jax.nn.blocks import GroupNorm, Vectors, Video, conv3x3
+from vdm_jax.nn.embeddings import FLOAT32
 from vdm_jax.nn.layer import Layer
 
 
@@ -108,8 +109,12 @@ class Network(nn.Module):
     x = self._levels(x, emb, tokens, image_frames=image_frames, train=train)
     # The result meets float32 data: the last convolution is float32 too.
     x = GroupNorm(self.groups, swish=True, name='norm_out')(x)
-    zeros = nn.initializers.zeros
-    return conv3x3(self.out_channels, kernel_init=zeros, name='conv_out')(x)
+    return conv3x3(
+      self.out_channels,
+      kernel_init=nn.initializers.zeros,
+      precision=FLOAT32,
+      name='conv_out',
+    )(x)
 
   def _levels(
     self,
