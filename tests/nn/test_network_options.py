@@ -216,7 +216,6 @@ def gradient(randomize):
       max_distance=2,
       image_frames=1,
       image_mode='bypass',
-      implementation=None,
       remat_attention=remat_attention,
       dtype=jnp.float32,
     )

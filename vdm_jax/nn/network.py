@@ -48,7 +48,6 @@ class Network(nn.Module):
   temporal: bool = True  # temporal attention; a network of images has none
   temporal_convolution: bool = False  # after each 3×3 of a residual block
   remat: str = 'none'  # recomputed going back: 'none', 'attention', 'block'
-  implementation: str | None = None  # of the attentions, 'xla' or 'cudnn'
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -157,7 +156,6 @@ class Network(nn.Module):
       dropout=self.dropout,
       max_distance=self.max_distance,
       image_mode=self.image_mode,
-      implementation=self.implementation,
       remat_attention=self.remat == 'attention',
       dtype=self.dtype,
       **options,
