@@ -12,6 +12,7 @@ from vdm_jax.conditions import TEXT_KINDS, TEXTS, Conditions
 from vdm_jax.data import captioned, flips, packed, shapes, strides
 from vdm_jax.data.source import Source
 from vdm_jax.diffusion import (
+  churn,
   guidance,
   heun,
   losses,
@@ -411,9 +412,9 @@ def sampler(config) -> samplers.Sampler:
       f'config.sample.churn is {c.churn}, whose noise breaks the history that '
       'order 3 extrapolates; set config.sample.deis_order to 2, or churn to 0'
     )
-  churn = c.churn, c.churn_min, c.churn_max, c.churn_noise
+  numbers = c.churn, c.churn_min, c.churn_max, c.churn_noise
   try:
-    return heun.churned(make(c), *churn) if c.churn else make(c)
+    return churn.churned(make(c), *numbers) if c.churn else make(c)
   except ValueError as e:
     raise errors.ConfigError(f'config.sample: {e}') from e
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.diffusion.gaussian_video import dense_covariance, keys, smooth_video
 from tests.diffusion.propagation import propagate
-from vdm_jax.diffusion import heun, multistep, samplers, schedules
+from vdm_jax.diffusion import churn, heun, multistep, samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior, mix_frames
 
 PRIORS = {
@@ -18,7 +18,7 @@ PRIORS = {
   'progressive': NoisePrior('progressive', 2.0),
 }
 VIDEO = smooth_video((8, 1, 2, 1))
-churned = functools.partial(heun.churned, amount=40.0, noise=1.0)
+churned = functools.partial(churn.churned, amount=40.0, noise=1.0)
 # Per sampler: its draws a step, and bounds of the relative error of the
 # covariance after 64 and 256 steps. What γ < 1 lacks of variance is Ho22's.
 COSINE = {
