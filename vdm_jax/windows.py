@@ -37,12 +37,6 @@ class Window:
     end = self.start + self.size * self.spacing
     return range(self.start, end, self.spacing)
 
-  def every(self, stride: int) -> tuple[int, ...]:
-    """Positions of the video's frames 0, stride, 2 stride, …: key frames."""
-    return tuple(
-      i for i, frame in enumerate(self.frames) if frame % stride == 0
-    )
-
 
 def plan(
   frames: int,
