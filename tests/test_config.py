@@ -147,6 +147,8 @@ def test_saved_config_that_does_not_fit(text, message):
     ('model.multipliers', (1, 0)),
     ('model.dtype', 'float16'),
     ('data.frames', 0),
+    ('train.image_weight', -1.0),
+    ('train.image_weight', float('inf')),
     ('text.dims', (0,)),
     ('text.dims', (1024, 768, 768)),
     ('data.resize', 'stretch'),
@@ -186,6 +188,18 @@ def test_numbers_of_another_schedule_are_refused(key, value, owner):
 
 
 REFINES = {'refine__kind': 'interpolate', 'refine__factor': 2}
+
+
+def test_a_weight_of_images_that_are_not_there_is_refused():
+  weight = {'train__image_weight': 0.5}
+  given = tiny.config(data__images=2, **weight)
+  validation.validate(given)
+  assert build.objective(given).image_weight == 0.5
+  assert identity.differences(tiny.config(data__images=2), given) == [
+    'train.image_weight: 1.0 → 0.5'
+  ]
+  with pytest.raises(errors.ConfigError, match='no images are packed'):
+    validation.validate(tiny.config(**weight))
 
 
 def test_a_level_of_noise_that_nothing_has_is_refused():

@@ -357,6 +357,7 @@ def objective(config) -> step.Objective:
     prediction=c.prediction,
     weight=c.weight,
     image_frames=config.data.images,
+    image_weight=config.train.image_weight,
     drop_label=config.train.drop.label,
     drop_text=config.train.drop.text,
     drop_text2=config.train.drop.text2,

@@ -170,6 +170,8 @@ def _train() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.batch_size = 128  # clips a step, over all devices
   c.accumulate = 1  # micro-batches a step
+  # Of a packed image in the loss, where a frame of the video counts 1; ours.
+  c.image_weight = 1.0
   c.steps = 60_000
   c.log_every = 50
   c.checkpoint_every = 1000

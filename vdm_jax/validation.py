@@ -61,6 +61,7 @@ NOT_NEGATIVE = (
   'optim.warmup',
   'optim.weight_decay',
   'optim.clip',
+  'train.image_weight',
   'train.sample_every',
   'train.sample_first',
   'train.watchdog',
@@ -165,6 +166,12 @@ def validate(config: ml_collections.ConfigDict):
     )
   _validate_schedule(values)
   _validate_refine(values)
+  if values['train.image_weight'] != 1 and not values['data.images']:
+    raise errors.ConfigError(
+      f'config.train.image_weight is {values["train.image_weight"]}, but no '
+      'images are packed behind the videos; leave it at 1.0, or set '
+      'config.data.images'
+    )
   if values['evaluate.frame_count'] < -1:
     raise errors.ConfigError(
       f'config.evaluate.frame_count is {values["evaluate.frame_count"]}; use '
