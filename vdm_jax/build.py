@@ -72,14 +72,16 @@ def ucf101_source(config):
   """UCF-101 through TFDS: all videos, train and test, as in VDM."""
   from vdm_jax.data import ucf101
 
-  return ucf101.UCF101(**_prepared(config.data))
+  c = config.data
+  return ucf101.UCF101(c.path, videos=c.videos, **_clips(c))
 
 
 def bair_source(config):
   """BAIR robot pushing through TFDS."""
   from vdm_jax.data import bair
 
-  return bair.BAIR(**_prepared(config.data))
+  c = config.data
+  return bair.BAIR(c.path, videos=c.videos, **_clips(c))
 
 
 SOURCES = {
@@ -99,29 +101,15 @@ def _path(c, what: str) -> str:
   return c.path
 
 
-def _prepared(c) -> dict:
-  """How clips come out of what TFDS has prepared."""
-  return {
-    'data_dir': c.path,
-    'frames': c.frames,
-    'size': c.size,
-    'stride': c.stride,
-    'resize': c.resize,
-    'videos': c.videos,
-  }
+def _clips(c) -> dict:
+  """What a clip is, of a data set that is not drawn to measure."""
+  return {k: c[k] for k in ('frames', 'size', 'stride', 'resize')}
 
 
 def _reading(c) -> dict:
   """How a folder's videos become clips."""
-  return {
-    'frames': c.frames,
-    'size': c.size,
-    'stride': c.stride,
-    'resize': c.resize,
-    'short': c.short,
-    'processes': c.processes,
-    'seconds': c.timeout,
-  }
+  own = {'short': c.short, 'processes': c.processes, 'seconds': c.timeout}
+  return _clips(c) | own
 
 
 def data(config) -> tuple[Source, Conditions]:
