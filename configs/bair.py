@@ -24,6 +24,7 @@ def get_config(variant=''):
   c.data.frames = 16
   c.data.size = 64
   c.data.stride = 1
+  c.data.resize = 'squash'  # of frames that are square as they are
   c.data.flip = True
   c.data.images = 8
   c.data.workers = 16  # ours

@@ -6,9 +6,13 @@
       --config.cascade.super.workdir=runs/text_large_sr \
       --config.text.encoder=BERT_FOLDER
 
-The second model super-resolves and extends at once: windows of 9 frames, of
-which the first is the last one of the window before, and three are seen at
-half the resolution.
+The second model super-resolves and extends at once, in windows of 9 frames. Of
+the first one it sees three frames at half the resolution; of each further one
+it knows the first frame, which the window before has made, and sees two more
+at most.
+
+The paper gives the sizes, the steps and γ (Appendix A); how strong the guidance
+is in the figure, by the caption and by the video below, it does not say.
 
 `:shapes` is the same at the size of two CPU cores: 8×16×16 at stride 4, then
 32×32×32 at stride 1, from `configs/shapes.py:base` and `:super`.
@@ -24,7 +28,10 @@ def get_config(variant=''):
   c.sample.frame_rate = 24.0
   c.cascade = {'order': ('base', 'super')}
   c.cascade.base = config_lib.stage(
-    steps=256, gamma=0.3, guidance_scale=2.0, batch_size=16
+    steps=256,
+    gamma=0.3,
+    guidance_scale=2.0,  # 1 + w; ours
+    batch_size=16,
   )
   c.cascade.base.workdir = 'runs/text_large'
   c.cascade.base.frames = 16
@@ -33,11 +40,11 @@ def get_config(variant=''):
   c.cascade.super = config_lib.stage(
     steps=256,
     gamma=0.3,
-    guidance_scale=2.0,
+    guidance_scale=2.0,  # 1 + w; ours
     batch_size=4,
-    overlap=1,
-    guidance_weight=1.0,
-    weight_schedule='constant',
+    overlap=1,  # ours
+    guidance_weight=1.0,  # w_r; ours
+    weight_schedule='constant',  # ours
   )
   c.cascade.super.workdir = 'runs/text_large_sr'
   c.cascade.super.frames = 64

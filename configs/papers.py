@@ -3,10 +3,11 @@
     python -m vdm_jax.main --mode=plan --config=configs/papers.py \
       --workdir=runs/papers
 
-Nothing is trained, and no TPU or data are needed. Each cell is compiled, which
-takes a minute or more of two cores: hours for all. The same command goes on
-where it was stopped; `--target=v4:4x4x8` does one column. `:tiny` is two small
-models on the devices at hand.
+Nothing is trained, and no TPU or data are needed. PYoCo's are told embeddings
+of T5-v1.1-XXL (4096 channels) and CLIP ViT-L/14 (768), VDM's of BERT-large
+(1024). Each cell is compiled, which takes a minute or more of two cores: hours
+for all. The same command goes on where it was stopped; `--target=v4:4x4x8` does
+one column. `:tiny` is two small models on the devices at hand.
 """
 
 import ml_collections

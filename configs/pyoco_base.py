@@ -38,6 +38,7 @@ def get_config(variant=''):
   c.data.workers = 16
 
   c.text.kind = 'embeddings'  # of T5 and CLIP
+  c.text.dims = (4096, 768)  # T5-v1.1-XXL, CLIP ViT-L/14
   c.text.max_length = 77  # ours
 
   c.model.channels = 384  # ours, as all of the layout
@@ -64,7 +65,7 @@ def get_config(variant=''):
 
   c.optim.learning_rate = 1e-4
   c.optim.warmup = 10_000  # ours
-  c.optim.b1 = 0.9
+  c.optim.b1 = 0.9  # ours
   c.optim.b2 = 0.999  # ours
   c.optim.weight_decay = 0.01
   c.optim.ema = 0.9999  # ours
@@ -76,7 +77,7 @@ def get_config(variant=''):
   c.mesh.fsdp = 8  # ours
 
   c.sample.sampler = 'deis'
-  c.sample.grid = 'karras'
+  c.sample.grid = 'karras'  # from 80 to 0.002 with ρ = 7: EDM's; ours
   c.sample.steps = 50  # ours
   c.sample.guidance_scale = 5.0  # ours
   c.sample.frame_rate = 4.8
@@ -87,13 +88,13 @@ def get_config(variant=''):
 IMAGE = {
   'data.frames': 1,
   'data.stride': 1,
-  'data.images': 7,
+  'data.images': 7,  # ours
   'model.temporal': False,
   'diffusion.prior': 'independent',
   'diffusion.prior_alpha': 0.0,
-  'optim.warmup': 10_000,
-  'train.batch_size': 256,
-  'train.steps': 500_000,
+  'optim.warmup': 10_000,  # ours
+  'train.batch_size': 256,  # ours
+  'train.steps': 500_000,  # ours
 }
 # 16×8×8, with the captions of the shapes.
 TINY = config_lib.TINY | {

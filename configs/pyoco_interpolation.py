@@ -41,6 +41,7 @@ def get_config(variant=''):
   c.refine.augment = False  # ours
 
   c.text.kind = 'embeddings'  # of T5 and CLIP
+  c.text.dims = (4096, 768)  # T5-v1.1-XXL, CLIP ViT-L/14
   c.text.max_length = 77  # ours
 
   c.model.channels = 384  # ours, as all of the layout
@@ -67,7 +68,7 @@ def get_config(variant=''):
 
   c.optim.learning_rate = 1e-4
   c.optim.warmup = 10_000  # ours
-  c.optim.b1 = 0.9
+  c.optim.b1 = 0.9  # ours
   c.optim.b2 = 0.999  # ours
   c.optim.weight_decay = 0.01
   c.optim.ema = 0.9999  # ours
@@ -79,7 +80,7 @@ def get_config(variant=''):
   c.mesh.fsdp = 8  # ours
 
   c.sample.sampler = 'deis'
-  c.sample.grid = 'karras'
+  c.sample.grid = 'karras'  # from 80 to 0.002 with ρ = 7: EDM's; ours
   c.sample.steps = 50  # ours
   c.sample.guidance_scale = 2.0  # ours
   c.sample.batch_size = 8

@@ -1,4 +1,4 @@
-"""PYoCo's second super-resolution: 76 frames from 256² to 1024², 313 M.
+"""PYoCo's second super-resolution: 76 frames from 256² to 1024², 305 M.
 
     python -m vdm_jax.main --config=configs/pyoco_sr1024.py:image \
       --config.data.path=VIDEOS --config.data.image_path=IMAGES \
@@ -12,7 +12,8 @@ it is sampled at the whole size, with the same parameters.
 
 Known from the paper (Ge23 Fig. 3 and §5): the sizes, 313 M parameters, an
 efficient U-Net with temporal convolutions. The layout and the values marked so
-are ours. Not trained by us at this size.
+are ours: that of `configs/pyoco_sr256.py` less the attention over space, hence
+305 M. Not trained by us at this size.
 
 One map of 76×1024×1024 and 128 channels is 20 GB in bfloat16: sampling needs
 `--config.mesh.space=8` or more. Training makes no samples of its own.
@@ -37,6 +38,7 @@ def get_config(variant=''):
   c.refine.augment_level = 0.2  # ours
 
   c.text.kind = 'embeddings'  # of T5 and CLIP
+  c.text.dims = (4096, 768)  # T5-v1.1-XXL, CLIP ViT-L/14
   c.text.max_length = 77  # ours
 
   c.model.kind = 'efficient'
@@ -65,7 +67,7 @@ def get_config(variant=''):
 
   c.optim.learning_rate = 1e-4
   c.optim.warmup = 10_000  # ours
-  c.optim.b1 = 0.9
+  c.optim.b1 = 0.9  # ours
   c.optim.b2 = 0.999  # ours
   c.optim.weight_decay = 0.01
   c.optim.ema = 0.9999  # ours
@@ -78,7 +80,7 @@ def get_config(variant=''):
   c.mesh.space = 1  # ours, for training
 
   c.sample.sampler = 'deis'
-  c.sample.grid = 'karras'
+  c.sample.grid = 'karras'  # from 80 to 0.002 with ρ = 7: EDM's; ours
   c.sample.steps = 25  # ours
   c.sample.guidance_scale = 1.0  # ours
   c.sample.count = 0  # of training
@@ -90,12 +92,12 @@ def get_config(variant=''):
 # On frames of the videos and as many images beside each as make 8 pictures.
 IMAGE = {
   'data.frames': 1,
-  'data.images': 7,
+  'data.images': 7,  # ours
   'model.temporal_convolution': False,
   'diffusion.prior': 'independent',
   'diffusion.prior_alpha': 0.0,
-  'train.batch_size': 256,
-  'train.steps': 500_000,
+  'train.batch_size': 256,  # ours
+  'train.steps': 500_000,  # ours
 }
 # 76×32×32 by crops of 16×16, with the captions of the shapes.
 TINY = config_lib.TINY | {

@@ -44,6 +44,7 @@ def get_config(variant=''):
   c.refine.augment_level = 0.2  # ours
 
   c.text.kind = 'embeddings'  # of T5 and CLIP
+  c.text.dims = (4096, 768)  # T5-v1.1-XXL, CLIP ViT-L/14
   c.text.max_length = 77  # ours
 
   c.model.kind = 'efficient'
@@ -72,7 +73,7 @@ def get_config(variant=''):
 
   c.optim.learning_rate = 1e-4
   c.optim.warmup = 10_000  # ours
-  c.optim.b1 = 0.9
+  c.optim.b1 = 0.9  # ours
   c.optim.b2 = 0.999  # ours
   c.optim.weight_decay = 0.01
   c.optim.ema = 0.9999  # ours
@@ -84,7 +85,7 @@ def get_config(variant=''):
   c.mesh.space = 1  # ours
 
   c.sample.sampler = 'deis'
-  c.sample.grid = 'karras'
+  c.sample.grid = 'karras'  # from 80 to 0.002 with ρ = 7: EDM's; ours
   c.sample.steps = 25  # ours
   c.sample.guidance_scale = 1.0  # ours
   c.sample.count = 16
@@ -96,12 +97,12 @@ def get_config(variant=''):
 # On frames of the videos and as many images beside each as make 8 pictures.
 IMAGE = {
   'data.frames': 1,
-  'data.images': 7,
+  'data.images': 7,  # ours
   'model.temporal_convolution': False,
   'diffusion.prior': 'independent',
   'diffusion.prior_alpha': 0.0,
-  'train.batch_size': 256,
-  'train.steps': 500_000,
+  'train.batch_size': 256,  # ours
+  'train.steps': 500_000,  # ours
   'sample.batch_size': 16,
 }
 # 76×16×16, with the captions of the shapes.

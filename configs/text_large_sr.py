@@ -57,7 +57,7 @@ def get_config(variant=''):
   c.sample.sampler = 'ancestral'
   c.sample.steps = 256
   c.sample.gamma = 0.3
-  c.sample.guidance_scale = 2.0  # 1 + w
+  c.sample.guidance_scale = 2.0  # 1 + w; ours
   c.sample.overlap = 1  # ours
   return config_lib.variant(
     c,

@@ -1,4 +1,4 @@
-"""VDM's small text-to-video model: 16×64×64, 306 M parameters (Ho22 §4.3).
+"""VDM's small text-to-video model: 16×64×64, 310 M parameters (Ho22 §4.3).
 
     python -m vdm_jax.main --mode=embed --config=configs/text_small.py \
       --config.data.path=VIDEOS --config.text.encoder=BERT_FOLDER \

@@ -20,6 +20,7 @@ def get_config(variant=''):
   c.data.frames = 16
   c.data.size = 64
   c.data.stride = 1
+  c.data.resize = 'squash'  # as TFDS stores the frames
   c.data.images = 8
   c.data.workers = 16
 

@@ -14,8 +14,8 @@ Known from the paper: unconditional, 16 frames; temporal attention beside the
 spatial one, joint training with images that bypass it; progressive noise with
 α = 2 (Figure 7); IS 53.52 and FVD 339.67 for progressive noise (Table 5, size
 not said), 75 GPU-days. The sizes are our reconstruction, see
-`configs/ucf101_image.py`; the values marked so are ours. Not trained by us at
-this size.
+`configs/ucf101_image.py`; the values marked so are ours, or EDM's, which the
+paper may share. Not trained by us at this size.
 
 Two experts of the noise levels (eDiff-I's level 1, as in the paper's configs B
 to D) start from this run:
@@ -40,17 +40,18 @@ def get_config(variant=''):
   c.data.source = 'ucf101'
   c.data.frames = 16
   c.data.size = 64
-  c.data.stride = 1
+  c.data.stride = 1  # as in VDM; ours
+  c.data.resize = 'squash'  # as TFDS stores the frames
   c.data.images = 8  # as in VDM; ours
   c.data.workers = 16
 
   c.model.temporal = True
   c.model.blocks = 2
-  c.model.attention_resolutions = (8, 16, 32)
-  c.model.head_dim = 64
-  c.model.emb_layers = 2
-  c.model.dropout = 0.1
-  c.model.resample = 'residual'
+  c.model.attention_resolutions = (8, 16, 32)  # ours
+  c.model.head_dim = 64  # EDM's
+  c.model.emb_layers = 2  # ours
+  c.model.dropout = 0.1  # EDM's
+  c.model.resample = 'residual'  # EDM's
   c.model.image_mode = 'bypass'
   c.model.remat = 'block'  # ours
 
@@ -66,7 +67,7 @@ def get_config(variant=''):
 
   c.optim.learning_rate = 1e-4  # ours
   c.optim.warmup = 1000  # ours
-  c.optim.b1 = 0.9
+  c.optim.b1 = 0.9  # ours
   c.optim.b2 = 0.999  # ours
   c.optim.ema = 0.9999  # ours
 
@@ -74,7 +75,7 @@ def get_config(variant=''):
   c.train.steps = 100_000  # ours
 
   c.sample.sampler = 'deis'
-  c.sample.grid = 'karras'
+  c.sample.grid = 'karras'  # from 80 to 0.002 with ρ = 7: EDM's; ours
   c.sample.steps = 25  # ours
   c.sample.frame_rate = 25.0
   tiny = config_lib.TINY | {'data.images': 2, 'sample.overlap': 2}

@@ -1,6 +1,8 @@
 """Settings: round trips, ranges, variants, and every file of configs/."""
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import pathlib
 
@@ -13,6 +15,7 @@ from vdm_jax import config as config_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.schedules import LogNormalSchedule
+from vdm_jax.planning import programs
 
 CONFIGS = sorted(pathlib.Path('configs').rglob('*.py'))
 
@@ -48,6 +51,51 @@ def test_every_config_builds(path, small):
   build.sampler(config)
 
 
+SQUASHED = ('ucf101', 'bair')
+
+
+@pytest.mark.parametrize('source', SQUASHED)
+def test_what_is_stored_squashed_is_not_said_to_be_cropped(source):
+  with pytest.raises(errors.ConfigError, match="resize to 'squash'"):
+    build.data(tiny.config(data__source=source, data__resize='crop'))
+
+
+def test_configs_know_what_is_stored_squashed():
+  """Else videos that are given would be cropped, unlike those trained on."""
+  found = set()
+  for path, variant in itertools.product(CONFIGS, ('', 'tiny', 'paper')):
+    with contextlib.suppress(errors.ConfigError):
+      c = load(path, variant)
+      known = c.data.source not in SQUASHED or c.data.resize == 'squash'
+      assert known, (path, variant)
+      found.add(c.data.source)
+  assert found >= set(SQUASHED)
+
+
+# As `--mode=plan --config=configs/papers.py` plans them. The paper: 1.08 B for
+# the first two, 313 M for the others, of which the last is our layout's.
+@pytest.mark.parametrize(
+  'name, millions',
+  [
+    ('pyoco_base', 1082.3),
+    ('pyoco_interpolation', 1082.6),
+    ('pyoco_sr256', 313.4),
+    ('pyoco_sr1024', 305.0),
+  ],
+)
+def test_pyocos_models_have_their_parameters(name, millions):
+  config = load(pathlib.Path('configs/papers.py')).plan.models[name]
+  assert abs(parameters(config, programs.told(config)[0]) - millions) < 0.05
+
+
+def parameters(config, told):
+  """Millions of them."""
+  model = build.model(config, told)
+  mesh = train.sharding.make_mesh(devices=jax.devices()[:1])
+  shapes = sample.abstract_params(config, model, mesh)
+  return train.parameter_count(shapes) / 1e6
+
+
 # Without the text's share: attention pooling of 1024 channels, and for a model
 # of two strides their vectors.
 TEXT, STRIDES = 3.15, 2 * 1024 / 1e6
@@ -66,11 +114,7 @@ TEXT, STRIDES = 3.15, 2 * 1024 / 1e6
 )
 def test_papers_models_have_their_parameters(name, millions):
   config = load(pathlib.Path(f'configs/{name}.py'))
-  model = build.model(config, told(config))
-  mesh = train.sharding.make_mesh(devices=jax.devices()[:1])
-  shapes = sample.abstract_params(config, model, mesh)
-  count = train.parameter_count(shapes)
-  assert abs(count / 1e6 / millions - 1) < 0.005
+  assert abs(parameters(config, told(config)) / millions - 1) < 0.005
 
 
 def test_json_round_trip():
@@ -103,6 +147,10 @@ def test_saved_config_that_does_not_fit(text, message):
     ('model.multipliers', (1, 0)),
     ('model.dtype', 'float16'),
     ('data.frames', 0),
+    ('train.image_weight', -1.0),
+    ('train.image_weight', float('inf')),
+    ('text.dims', (0,)),
+    ('text.dims', (1024, 768, 768)),
     ('data.resize', 'stretch'),
     ('train.steps', 0),
     ('sample.gamma', 1.5),
@@ -111,13 +159,56 @@ def test_saved_config_that_does_not_fit(text, message):
     ('diffusion.p_mean', float('nan')),
     ('diffusion.interval', (0.5, 0.5)),
     ('diffusion.interval', (0.0, 0.5, 1.0)),
-    ('diffusion.interval', (0.5, 1.0)),  # of the cosine schedule
   ],
 )
 def test_values_out_of_range_are_named(key, value):
   validation.validate(tiny.config())
   with pytest.raises(errors.ConfigError, match=key.split('.')[-1]):
     validation.validate(tiny.config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+  'key, value, owner',
+  [
+    ('shift', -4.0, 'cosine'),
+    ('logsnr_min', -15.0, 'cosine'),
+    ('logsnr_max', 5.0, 'cosine'),
+    ('p_mean', 3.0, 'lognormal'),
+    ('p_std', 1.5, 'lognormal'),
+    ('interval', (0.5, 1.0), 'lognormal'),
+  ],
+)
+def test_numbers_of_another_schedule_are_refused(key, value, owner):
+  other = {'cosine': 'lognormal', 'lognormal': 'cosine'}[owner]
+  given = {f'diffusion.{key}': value}
+  validation.validate(tiny.config(diffusion__schedule=owner, **given))
+  with pytest.raises(errors.ConfigError, match=f'{other}.*{owner}') as e:
+    validation.validate(tiny.config(diffusion__schedule=other, **given))
+  assert f'config.diffusion.{key}' in str(e.value)
+
+
+REFINES = {'refine__kind': 'interpolate', 'refine__factor': 2}
+
+
+def test_a_weight_of_images_that_are_not_there_is_refused():
+  weight = {'train__image_weight': 0.5}
+  given = tiny.config(data__images=2, **weight)
+  validation.validate(given)
+  assert build.objective(given).image_weight == 0.5
+  assert identity.differences(tiny.config(data__images=2), given) == [
+    'train.image_weight: 1.0 → 0.5'
+  ]
+  with pytest.raises(errors.ConfigError, match='no images are packed'):
+    validation.validate(tiny.config(**weight))
+
+
+def test_a_level_of_noise_that_nothing_has_is_refused():
+  level = {'refine__augment_level': 0.1}
+  validation.validate(tiny.config(**REFINES, **level))
+  for other in ({}, REFINES | {'refine__augment': False}):
+    validation.validate(tiny.config(**other))
+    with pytest.raises(errors.ConfigError, match='no noise is added'):
+      validation.validate(tiny.config(**other, **level))
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_rates_and_intervals_on_the_command_line(monkeypatch):
     '--config=configs/shapes.py',
     "--config.optim.rates=(('temporal', 1.0), ('.', 0.1))",
     '--config.diffusion.schedule=lognormal',
+    '--config.diffusion.shift=0',
     '--config.diffusion.interval=0,0.5',
     '--config.sample.experts=runs/a,runs/b',
   ]

@@ -305,6 +305,13 @@ def test_the_config_alone_says_what_a_model_is_told():
   known, assumed = programs.told(c)
   assert (known.text_dim, known.text2_dim) == (1024, 768)
   assert len(assumed) == 2 and '1024' in assumed[0]
+  for encoder2 in ('', 'clip'):
+    c = config(
+      text__kind='embeddings', text__encoder2=encoder2, text__dims=(4096, 768)
+    )
+    known, assumed = programs.told(c)
+    assert (known.text_dim, known.text2_dim) == (4096, 768)
+    assert len(assumed) == 2 and '4096' in assumed[0]
 
 
 # Whole plans, on the eight CPU devices of the tests.

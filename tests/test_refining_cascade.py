@@ -174,7 +174,27 @@ BAD = {
   'level': (
     ('base', 'between', 'above'),
     {'cascade.above.augment_level': 2.0},
-    'above: config.refine.augment_level is 2.0',
+    'cascade.above.augment_level is 2.0; use 0 to 1, or −1',
+  ),
+  'another negative level': (
+    ('base', 'between', 'above'),
+    {'cascade.above.augment_level': -0.5},
+    'cascade.above.augment_level is -0.5; use 0 to 1, or −1',
+  ),
+  'no number': (
+    ('base', 'between', 'above'),
+    {'cascade.above.augment_level': float('nan')},
+    'cascade.above.augment_level is nan; use 0 to 1',
+  ),
+  'no noise': (
+    ('base', 'between'),
+    {'cascade.between.augment_level': 0.2},  # what its run has, unused
+    r'between: no noise .*\.between.augment_level at −1 \(got 0.2\)',
+  ),
+  'nothing is seen': (
+    ('base', 'between'),
+    {'cascade.base.augment_level': 0.0},
+    'base: no noise is added .* leave',
   ),
   'experts': (
     ('base', 'between'),

@@ -116,7 +116,7 @@ RATES = {'label': 0.5, 'text': 1 - 2**-24}
 
 @pytest.fixture(scope='module')
 def told():
-  """Gradients without and with conditions left out, and a batch.
+  """Makes functions from batches to gradients, and a batch with one image.
 
   The parameters are not those of the start, where only the last layer learns.
   """
@@ -141,12 +141,13 @@ def told():
   batch['index'] = jnp.arange(8)
   batch['logsnr'] = jnp.linspace(-5.0, 5.0, 8)
 
-  def gradients(label, text):
+  def gradients(label=0.0, text=0.0, of=step_lib.part_loss, **options):
+    options |= {'drop_label': label, 'drop_text': text}
     return jax.jit(
-      lambda batch: jax.grad(step_lib.part_loss, has_aux=True)(
+      lambda batch: jax.grad(of, has_aux=True)(
         params,
         model.apply,
-        dataclasses.replace(objective, drop_label=label, drop_text=text),
+        dataclasses.replace(objective, **options),
         batch,
         noise=rng.stream(0, 'noise'),
         drop=rng.stream(0, 'drop'),
@@ -154,11 +155,12 @@ def told():
       )[0]
     )
 
-  return gradients(0.0, 0.0), gradients(**RATES), batch
+  return gradients, batch
 
 
 def test_what_a_model_is_never_told_it_does_not_learn(told):
-  of_all, of_some, batch = told
+  gradients, batch = told
+  of_all, of_some = gradients(), gradients(**RATES)
   learned, grads = of_all(batch), of_some(batch)
   assert all(np.any(g) for g in jax.tree.leaves(learned['text']))
   assert not any(np.any(g) for g in jax.tree.leaves(grads['text']))
@@ -168,7 +170,8 @@ def test_what_a_model_is_never_told_it_does_not_learn(told):
 
 
 def test_a_step_leaves_out_what_its_key_says(told):
-  of_all, of_some, batch = told
+  gradients, batch = told
+  of_all, of_some = gradients(), gradients(**RATES)
   keys = rng.per_example(rng.stream(0, 'drop'), batch['index'])
   dropped = conditions.drop(conditions.choose(batch), keys=keys, **RATES)
   assert 0 < np.sum(dropped['label'] == -1) < dropped['label'].size
@@ -182,6 +185,28 @@ def test_a_step_leaves_out_what_its_key_says(told):
   assert_close(grads, of_all(batch | dropped))
   with pytest.raises(AssertionError):
     assert_close(grads, of_all(batch | dropped | {'label': batch['label']}))
+
+
+def video_loss(*args, **options):
+  """The loss of the frames of the videos, by themselves."""
+  _, report = step_lib.part_loss(*args, **options)
+  return report['loss_video'], report
+
+
+def test_images_of_weight_0_are_not_learned_from(told):
+  """Nor do they disturb what is learned of the videos."""
+  gradients, batch = told
+  pixels = batch['video']
+  others = batch | {'video': pixels.at[:, 3:].set(255 - pixels[:, 3:])}
+  expected = gradients(of=video_loss)(batch)
+  for weight, learned in ((0.0, False), (1.0, True)):
+    of = gradients(image_weight=weight)
+    same = [
+      np.allclose(a, b, rtol=1e-4, atol=1e-6)
+      for grads in (of(batch), of(others))
+      for a, b in zip(*map(jax.tree.leaves, (grads, expected)), strict=True)
+    ]
+    assert all(same) != learned
 
 
 def test_step_that_is_not_finite_changes_no_bit():

@@ -19,6 +19,11 @@ def check(plan, frames, window, made=()):
   assert made == set(range(frames))
 
 
+def every(window, stride):
+  """Positions of the video's frames 0, stride, 2 stride, …"""
+  return tuple(i for i, f in enumerate(window.frames) if f % stride == 0)
+
+
 @pytest.mark.parametrize('window', range(1, 10))
 def test_extension_covers_every_frame_with_the_overlap(window):
   for frames, overlap in itertools.product(range(window, 40), range(window)):
@@ -59,7 +64,7 @@ def test_interpolation_fills_in_between_key_frames(stride):
     plan = windows.interpolation(frames, window, stride)
     check(plan, frames, window, keys)
     for w in plan:
-      assert set(w.every(stride)) <= set(w.known)
+      assert set(every(w, stride)) <= set(w.known)
       assert all(w.known[0] < i < w.known[-1] for i in w.new)
     # Windows other than the last look alike, so that programs are few.
     assert len({w.known for w in plan}) <= 3
@@ -68,11 +73,11 @@ def test_interpolation_fills_in_between_key_frames(stride):
 def test_the_joint_case_of_figure_2():
   """64 frames at stride 4 from a model of 9, one frame of overlap."""
   plan = windows.extension(64, 9, 1)
-  assert plan[0].every(4) == (0, 4, 8) and plan[0].known == ()
+  assert every(plan[0], 4) == (0, 4, 8) and plan[0].known == ()
   for w in plan[1:-1]:
-    assert w.every(4) == (0, 4, 8) and w.known == (0,)
+    assert every(w, 4) == (0, 4, 8) and w.known == (0,)
   assert [f for f in plan[-1].frames if f % 4 == 0] == [
-    plan[-1].start + i for i in plan[-1].every(4)
+    plan[-1].start + i for i in every(plan[-1], 4)
   ]
   assert windows.interpolation(17, 9, 4) == [
     windows.Window(start, 9, (0, 4, 8), (1, 2, 3, 5, 6, 7)) for start in (0, 8)
@@ -166,6 +171,16 @@ def test_a_video_whose_key_frames_are_all_given_needs_no_more_of_them():
   with pytest.raises(errors.ConfigError, match='ask for 33 frames'):
     windows.plan(17, 9, given=range(0, 16, 4), **options)
   assert windows.plan(33, 9, **options)[0].spacing == 4
+
+
+def test_key_frames_of_one_window_need_no_overlap():
+  options = {'order': 'interpolation', 'key_stride': 4}
+  plan = windows.plan(21, 6, overlap=8, **options)
+  assert plan[0] == windows.Window(0, 6, (), (0, 1, 2, 3, 4, 5), spacing=4)
+  assert plan[1:] == windows.interpolation(21, 6, 4)
+  # Negative control: key frames of two windows must overlap by less than one.
+  with pytest.raises(errors.ConfigError, match='overlap of 8 frames'):
+    windows.plan(25, 6, overlap=8, **options)
 
 
 def test_one_window_needs_neither_overlap_nor_key_frames():

@@ -12,6 +12,7 @@ from vdm_jax.conditions import TEXT_KINDS, TEXTS, Conditions
 from vdm_jax.data import captioned, flips, packed, shapes, strides
 from vdm_jax.data.source import Source
 from vdm_jax.diffusion import (
+  churn,
   guidance,
   heun,
   losses,
@@ -72,9 +73,7 @@ def ucf101_source(config):
   from vdm_jax.data import ucf101
 
   c = config.data
-  return ucf101.UCF101(
-    c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
-  )
+  return ucf101.UCF101(c.path, videos=c.videos, **_clips(c))
 
 
 def bair_source(config):
@@ -82,9 +81,7 @@ def bair_source(config):
   from vdm_jax.data import bair
 
   c = config.data
-  return bair.BAIR(
-    c.path, frames=c.frames, size=c.size, stride=c.stride, videos=c.videos
-  )
+  return bair.BAIR(c.path, videos=c.videos, **_clips(c))
 
 
 SOURCES = {
@@ -104,17 +101,15 @@ def _path(c, what: str) -> str:
   return c.path
 
 
+def _clips(c) -> dict:
+  """What a clip is, of a data set that is not drawn to measure."""
+  return {k: c[k] for k in ('frames', 'size', 'stride', 'resize')}
+
+
 def _reading(c) -> dict:
   """How a folder's videos become clips."""
-  return {
-    'frames': c.frames,
-    'size': c.size,
-    'stride': c.stride,
-    'resize': c.resize,
-    'short': c.short,
-    'processes': c.processes,
-    'seconds': c.timeout,
-  }
+  own = {'short': c.short, 'processes': c.processes, 'seconds': c.timeout}
+  return _clips(c) | own
 
 
 def data(config) -> tuple[Source, Conditions]:
@@ -350,6 +345,7 @@ def objective(config) -> step.Objective:
     prediction=c.prediction,
     weight=c.weight,
     image_frames=config.data.images,
+    image_weight=config.train.image_weight,
     drop_label=config.train.drop.label,
     drop_text=config.train.drop.text,
     drop_text2=config.train.drop.text2,
@@ -405,9 +401,9 @@ def sampler(config) -> samplers.Sampler:
       f'config.sample.churn is {c.churn}, whose noise breaks the history that '
       'order 3 extrapolates; set config.sample.deis_order to 2, or churn to 0'
     )
-  churn = c.churn, c.churn_min, c.churn_max, c.churn_noise
+  numbers = c.churn, c.churn_min, c.churn_max, c.churn_noise
   try:
-    return heun.churned(make(c), *churn) if c.churn else make(c)
+    return churn.churned(make(c), *numbers) if c.churn else make(c)
   except ValueError as e:
     raise errors.ConfigError(f'config.sample: {e}') from e
 

@@ -222,6 +222,11 @@ def _check_section(config, name: str):
   for key in ('frames', 'size', 'stride'):
     if c[key] < 1:
       raise errors.ConfigError(f'{here}.{key} is {c[key]}; use 1 or more')
+  if c.augment_level != -1 and not 0 <= c.augment_level <= 1:
+    raise errors.ConfigError(
+      f'{here}.augment_level is {c.augment_level}; use 0 to 1, or −1 for that '
+      'of its run'
+    )
   free = set(config.sample) - set(FILLED_IN) - {'count'}
   for key in sorted(set(c.sample) - free):
     raise errors.ConfigError(
@@ -269,8 +274,13 @@ def _config_of(config, name: str, factor: int):
   of_run.sample.update(c.sample)
   if of_run.refine.kind != 'none':
     factor = 1  # which is of reconstruction guidance
-    if c.augment_level >= 0:
-      of_run.refine.augment_level = c.augment_level
+  if c.augment_level != -1:
+    if of_run.refine.kind == 'none' or not of_run.refine.augment:
+      raise errors.ConfigError(
+        'no noise is added to what its model sees of the stage before; leave '
+        f'config.cascade.{name}.augment_level at −1 (got {c.augment_level})'
+      )
+    of_run.refine.augment_level = c.augment_level
   of_run.sample.update(frames=c.frames, stride=c.stride, factor=factor)
   # To encode the prompts with.
   for key in ('encoder', 'cache', 'encoder2', 'cache2'):

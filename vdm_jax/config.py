@@ -47,7 +47,8 @@ def _data() -> ml_collections.ConfigDict:
   c.flip = False  # left-right at random
   c.images = 0  # independent images packed behind each video
   c.image_path = ''  # their folder; '': frames of other videos
-  c.resize = 'crop'  # crop: keep the aspect, cut; squash: do not
+  # crop: keep the aspect, cut; squash: do not, as ucf101 and bair demand
+  c.resize = 'crop'
   c.short = 'skip'  # clips that are too short: skip, loop or error
   c.classes = False  # folder: sub-folders are classes
   c.repeat = False  # allow fewer different clips than a batch holds
@@ -71,6 +72,9 @@ def _text() -> ml_collections.ConfigDict:
   c.encoder2 = ''  # of a second encoder, whose embeddings are told as well
   c.cache2 = ''
   c.max_length = 64  # tokens, of either encoder; ours
+  # Channels of the embeddings of each encoder, for --mode=plan where there are
+  # none yet; (): it says what it assumes.
+  c.dims = ()
   return c
 
 
@@ -94,7 +98,11 @@ def _model() -> ml_collections.ConfigDict:
   c.temporal_convolution = False  # after each 3×3 of the residual blocks
   c.cross_attention = False  # to the tokens of the text
   c.labels = False  # condition on the class
-  c.dtype = 'bfloat16'  # of the computation; parameters are float32
+  # of the computation; parameters are float32, and so are the last convolution
+  # and all that makes the conditioning vectors. In the rest 'float32' is what
+  # the device takes for it: TPUs round what they multiply to bfloat16, GPUs
+  # perhaps to TF32, unless JAX_DEFAULT_MATMUL_PRECISION is highest.
+  c.dtype = 'bfloat16'
   c.remat = 'none'  # recompute activations: none, attention, block
   return c
 
@@ -162,6 +170,8 @@ def _train() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.batch_size = 128  # clips a step, over all devices
   c.accumulate = 1  # micro-batches a step
+  # Of a packed image in the loss, where a frame of the video counts 1; ours.
+  c.image_weight = 1.0
   c.steps = 60_000
   c.log_every = 50
   c.checkpoint_every = 1000

@@ -38,6 +38,7 @@ IDENTITY = (
   'refine',
   'optim',
   'train.batch_size',
+  'train.image_weight',
   'train.drop',
 )
 # These change how a model is computed or sampled, not what it is.

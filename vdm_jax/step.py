@@ -29,12 +29,16 @@ STREAMS = ('noise', 'drop', 'dropout', 'refine')
 class Objective:
   """What is minimised: w(λ) ‖x̂ − x‖² over t ~ U[0, 1] (Ho22 eq. 2).
 
+  The times of a batch are stratified (Kingma21): each is uniform by itself, and
+  together they cover [0, 1] evenly; see `schedules.low_discrepancy_times`.
+
   Attributes:
     schedule: λ(t), from time to log-SNR.
     prior: the law of the noise.
     prediction: what the network predicts, one of `process.PREDICTIONS`.
     weight: one of `losses.WEIGHTS`.
     image_frames: how many of a clip's last frames are images of their own.
+    image_weight: of an image's loss, that of a frame of the video being 1.
     drop_label: how often a class is left out, for guidance.
     drop_text: how often a text is left out.
     drop_text2: how often a second text is, by itself.
@@ -47,6 +51,7 @@ class Objective:
   prediction: str
   weight: str
   image_frames: int = 0
+  image_weight: float = 1.0
   drop_label: float = 0.0
   drop_text: float = 0.0
   drop_text2: float = 0.0
@@ -66,9 +71,10 @@ def make_train_step(
   """The step `(state, batch) -> (state, metrics)`, to be jitted by the caller.
 
   Its randomness is a function of (seed, step, index in the batch), hence the
-  same on any mesh. A step is good if its loss, its gradient and all that it
-  would leave behind are finite; else it changes nothing but the step count (the
-  next step has other clips and noise) and says so in its metrics.
+  same on any mesh. The times of the whole batch are drawn together, stratified.
+  A step is good if its loss, its gradient and all that it would leave behind
+  are finite; else it changes nothing but the step count (the next step has
+  other clips and noise) and says so in its metrics.
 
   Args:
     apply: `apply(variables, z, logsnr, *, train, rngs, **conditions)`.
@@ -82,8 +88,9 @@ def make_train_step(
   Returns:
     The step. Its batch has `video` uint8 `[b, t, h, w, c]`, packed images
     included, and the `conditions` that the network needs. Its
-    metrics are scalars `loss`, `grad_norm`, `finite`, with images `loss_video`
-    and `loss_image`, and `band_sum`, `band_count` `[len(BAND_EDGES) + 1]`.
+    metrics are scalars `loss` (what is minimised), `grad_norm`, `finite`, with
+    images `loss_video` and `loss_image`, and of all frames alike `band_sum`,
+    `band_count` `[len(BAND_EDGES) + 1]`.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -205,7 +212,12 @@ def part_loss(
     frames = loss.shape[1] - objective.image_frames
     report['loss_video'] = jnp.mean(loss[:, :frames])
     report['loss_image'] = jnp.mean(loss[:, frames:])
-  return jnp.mean(loss), report
+  mean = losses.mean_of_frames(
+    loss,
+    image_frames=objective.image_frames,
+    image_weight=objective.image_weight,
+  )
+  return mean, report
 
 
 def accumulated(part_grads: Callable, examples: Batch, parts: int):

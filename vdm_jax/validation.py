@@ -61,6 +61,7 @@ NOT_NEGATIVE = (
   'optim.warmup',
   'optim.weight_decay',
   'optim.clip',
+  'train.image_weight',
   'train.sample_every',
   'train.sample_first',
   'train.watchdog',
@@ -100,6 +101,7 @@ SIZES = (
   'model.attention_resolutions',
   'model.level_blocks',
   'data.strides',
+  'text.dims',
 )
 ENUMERATIONS = {
   'mesh.platform': ('', 'cpu', 'gpu', 'tpu'),
@@ -116,6 +118,13 @@ ENUMERATIONS = {
     'replacement_marginal',
   ),
   'sample.weight_schedule': ('constant', 'pigdm'),
+}
+
+
+# Which settings belong to which noise schedule.
+SCHEDULES = {
+  'cosine': ('logsnr_min', 'logsnr_max', 'shift'),
+  'lognormal': ('p_mean', 'p_std', 'interval'),
 }
 
 
@@ -150,7 +159,19 @@ def validate(config: ml_collections.ConfigDict):
       'config.model.multipliers is empty; give one or '
       'more whole numbers such as 1,2,4'
     )
+  if len(values['text.dims']) > 2:
+    raise errors.ConfigError(
+      f'config.text.dims is {values["text.dims"]}; give a number for each '
+      'encoder, two at most'
+    )
   _validate_schedule(values)
+  _validate_refine(values)
+  if values['train.image_weight'] != 1 and not values['data.images']:
+    raise errors.ConfigError(
+      f'config.train.image_weight is {values["train.image_weight"]}, but no '
+      'images are packed behind the videos; leave it at 1.0, or set '
+      'config.data.images'
+    )
   if values['evaluate.frame_count'] < -1:
     raise errors.ConfigError(
       f'config.evaluate.frame_count is {values["evaluate.frame_count"]}; use '
@@ -215,8 +236,31 @@ def _validate_schedule(values: dict):
       f'config.diffusion.interval is {mass}; it must hold two growing numbers '
       'from 0 to 1, such as 0.5,1.0 for the upper half of the noise levels'
     )
-  if tuple(mass) != (0, 1) and values['diffusion.schedule'] != 'lognormal':
+  _validate_owners(values)
+
+
+def _validate_owners(values: dict):
+  """Raises ConfigError for what another schedule than the chosen one has."""
+  unset, chosen = config_lib.default().diffusion, values['diffusion.schedule']
+  if chosen not in SCHEDULES:
+    return  # which is said where the schedule is built
+  for owner in SCHEDULES.keys() - {chosen}:
+    for key in SCHEDULES[owner]:
+      value = values[f'diffusion.{key}']
+      if value != unset[key]:
+        raise errors.ConfigError(
+          f'config.diffusion.{key} is {value}, which the schedule {chosen!r} '
+          f'does not have; leave it at {unset[key]}, or set '
+          f'config.diffusion.schedule to {owner!r}'
+        )
+
+
+def _validate_refine(values: dict):
+  level, kind = values['refine.augment_level'], values['refine.kind']
+  unset = config_lib.default().refine.augment_level
+  if level != unset and (kind == 'none' or not values['refine.augment']):
     raise errors.ConfigError(
-      f'config.diffusion.interval is {mass}, but only the lognormal schedule '
-      'has intervals; set config.diffusion.schedule to lognormal'
+      f'config.refine.augment_level is {level}, but no noise is added to what '
+      f'the model sees (kind {kind!r}, augment {values["refine.augment"]}); '
+      f'leave it at {unset}'
     )

@@ -37,12 +37,6 @@ class Window:
     end = self.start + self.size * self.spacing
     return range(self.start, end, self.spacing)
 
-  def every(self, stride: int) -> tuple[int, ...]:
-    """Positions of the video's frames 0, stride, 2 stride, …: key frames."""
-    return tuple(
-      i for i, frame in enumerate(self.frames) if frame % stride == 0
-    )
-
 
 def plan(
   frames: int,
@@ -139,7 +133,10 @@ def interpolation(frames: int, window: int, stride: int) -> list[Window]:
 def _key_frames(
   frames: int, window: int, overlap: int, stride: int
 ) -> list[Window]:
-  """Windows that make every stride-th frame, as a video of its own."""
+  """Windows that make every stride-th frame, as a video of its own.
+
+  As many of them as the model makes at once are one window, with no overlap.
+  """
   keys = (frames - 1) // stride + 1
   if keys < window:
     raise errors.ConfigError(
@@ -149,7 +146,7 @@ def _key_frames(
     )
   return [
     dataclasses.replace(w, start=w.start * stride, spacing=stride)
-    for w in extension(keys, window, overlap)
+    for w in extension(keys, window, overlap if keys > window else 0)
   ]
 
 

@@ -285,6 +285,8 @@ def test_options_that_cannot_work_are_refused(data_dir):
   for options in ({'frames': 31}, {'frames': 16, 'stride': 2}, {'frames': 0}):
     with pytest.raises(ConfigError, match='frames'):
       BAIR(data_dir, **options)
+  with pytest.raises(ConfigError, match="resize to 'squash'"):
+    BAIR(data_dir, resize='crop')
   assert len(BAIR(data_dir, frames=15, stride=2)) == COUNTS['train']
 
 

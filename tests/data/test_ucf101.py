@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vdm_jax import config as config_lib
+from vdm_jax import request
 from vdm_jax.data import frames as frames_lib
 from vdm_jax.data import ucf101
 from vdm_jax.data.benchmark import measure
@@ -20,6 +22,7 @@ from vdm_jax.errors import ConfigError, DataError
 from vdm_jax.media import reading
 
 CLIPS = Path(__file__).parents[3] / 'shared/data/clips'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 32
 VIDEOS = {
   'v_ApplyEyeMakeup_g01_c01.avi': 'ucf_a.avi',
@@ -93,6 +96,34 @@ def test_clips_are_the_frames_of_the_videos(source):
     start = int(np.random.default_rng(seed).integers(116))
     assert int(np.argmin(errors)) == start
     assert errors[start] < 100  # more than 28 dB
+
+
+def test_a_video_that_is_given_looks_as_in_training(source):
+  """What sampling makes of a file, against what training makes of it."""
+  label = source.classes.index('HandstandPushups')
+  (clip,) = (
+    c['video']
+    for c in (source.clip(i, np.random.default_rng(0)) for i in range(2))
+    if c['label'] == label
+  )
+  start = int(np.random.default_rng(0).integers(116))
+  asked = {'sample.video': str(CLIPS / 'ucf_b.avi'), 'sample.known': ':15'}
+  asked |= {'data.frames': 16, 'data.size': SIZE, 'sample.start': start}
+  config = config_lib.beside(str(CONFIGS / 'x'), 'ucf101.py')
+  config = config_lib.varied(config, asked)
+
+  def error(config):
+    given = request.given_video(config, 16).full[0]
+    return np.square(given.astype(float) - clip[:15]).mean()
+
+  assert error(config) < 100  # more than 28 dB
+  # Negative control: another part of the picture.
+  assert error(config_lib.varied(config, {'data.resize': 'crop'})) > 400
+
+
+def test_crops_are_refused(source):
+  with pytest.raises(ConfigError, match="resize to 'squash'"):
+    UCF101(source.data_dir, frames=4, size=SIZE, resize='crop')
 
 
 def test_a_stride_and_a_split_are_taken(source):

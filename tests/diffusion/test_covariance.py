@@ -9,7 +9,7 @@ import pytest
 
 from tests.diffusion.gaussian_video import dense_covariance, keys, smooth_video
 from tests.diffusion.propagation import propagate
-from vdm_jax.diffusion import heun, multistep, samplers, schedules
+from vdm_jax.diffusion import churn, heun, multistep, samplers, schedules
 from vdm_jax.diffusion.noise import NoisePrior, mix_frames
 
 PRIORS = {
@@ -18,7 +18,7 @@ PRIORS = {
   'progressive': NoisePrior('progressive', 2.0),
 }
 VIDEO = smooth_video((8, 1, 2, 1))
-churned = functools.partial(heun.churned, amount=40.0, noise=1.0)
+churned = functools.partial(churn.churned, amount=40.0, noise=1.0)
 # Per sampler: its draws a step, and bounds of the relative error of the
 # covariance after 64 and 256 steps. What γ < 1 lacks of variance is Ho22's.
 COSINE = {
@@ -116,9 +116,12 @@ def test_a_sampler_is_the_white_one_in_whitened_coordinates(x64, kind, sampler):
   """Under Σ it is L ∘ (the sampler of L⁻¹ ∘ D ∘ L under I), draw for draw."""
   prior, shape = PRIORS[kind], (5, 1, 2, 1)
 
+  def whiten(z):
+    return mix_frames(prior.whitening(shape[0]), z)
+
   class White(NoisePrior):
     def sample(self, keys, shape, image_frames=0):
-      return prior.whiten(prior.sample(keys, shape))
+      return whiten(prior.sample(keys, shape))
 
   def colour(z):
     return mix_frames(prior.cholesky(shape[0]), z)
@@ -129,7 +132,7 @@ def test_a_sampler_is_the_white_one_in_whitened_coordinates(x64, kind, sampler):
     return jnp.tanh(0.8 * z + at * jnp.roll(z, 1, 1))
 
   def whitened(z, logsnr):
-    return prior.whiten(denoise(colour(z), logsnr))
+    return whiten(denoise(colour(z), logsnr))
 
   @functools.partial(jax.jit, static_argnums=(0, 2))
   def go(denoise, keys, prior):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vdm_jax.diffusion import experts, heun, samplers, schedules
+from vdm_jax.diffusion import churn, experts, heun, samplers, schedules
 
 LOW, HIGH = (0.0, 0.3), (0.3, math.inf)
 
@@ -42,7 +42,7 @@ def test_exactly_representable_boundaries_are_half_open():
 def test_the_raised_level_decides():
   s = [1.0, 0.29, 0.1]
   assert route((LOW, HIGH), s) == [1, 0, 0]
-  churned = heun.churned(heun.heun(), 0.6)  # γ = 0.2: 0.29 becomes 0.348
+  churned = churn.churned(heun.heun(), 0.6)  # γ = 0.2: 0.29 becomes 0.348
   assert route((LOW, HIGH), s, churned) == [1, 1, 0]
   # The last step has no churn, so that its own level decides.
   assert route((LOW, HIGH), [1.0, 0.29], churned) == [1, 0]

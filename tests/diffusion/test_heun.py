@@ -8,6 +8,7 @@ import pytest
 from tests.diffusion.gaussian_video import host, keys
 from tests.diffusion.propagation import Handed
 from vdm_jax.diffusion import heun, samplers, schedules
+from vdm_jax.diffusion.churn import churned
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
 SHAPE = (2, 1, 2, 2, 1)
@@ -43,7 +44,7 @@ def algorithm_2(y, s, noise, churn, low, high, s_noise):
 
 def ours(z, logsnrs, noise, *churn):
   """The same draws, step by step."""
-  sampler = heun.churned(heun.heun(), *churn) if churn else heun.heun()
+  sampler = churned(heun.heun(), *churn) if churn else heun.heun()
   grid = sampler.grid(logsnrs)
   for i, row in enumerate(grid.rows):
     handed = Handed([jnp.asarray(noise[i])])
@@ -93,7 +94,7 @@ def test_steps_are_those_of_algorithm_2(x64, churn):
 
 def test_churn_keeps_the_law_of_the_forward_process():
   """α̂² Var(y) + std² is the variance at ŝ, where the denoiser is asked."""
-  sampler = heun.churned(heun.heun(), 20.0, 0.1, 10.0, 1.0)
+  sampler = churned(heun.heun(), 20.0, 0.1, 10.0, 1.0)
   starts = -2 * np.log(np.geomspace(80, 0.01, 40))
   rows = sampler.coefficients(starts, starts + 0.1)
   raised, keep, std = rows[:, :3].T
@@ -120,11 +121,11 @@ def test_churn_keeps_the_law_of_the_forward_process():
 def test_numbers_out_of_range_are_refused():
   for wrong in ((-1.0,), (1.0, 2.0, 1.0), (1.0, 0.0, 1.0, 0.0), (np.inf,)):
     with pytest.raises(ValueError, match='churn'):
-      heun.churned(heun.heun(), *wrong)
+      churned(heun.heun(), *wrong)
 
 
 def test_wrappers_keep_what_they_do_not_change():
-  sampler = heun.churned(heun.heun(), 4.0)
+  sampler = churned(heun.heun(), 4.0)
   wrapped = samplers.predictor_corrector(sampler)
   assert wrapped.asked is sampler.asked
   assert wrapped.coefficients is sampler.coefficients

@@ -109,6 +109,22 @@ def test_float32_weights_are_exact_at_the_ends(prediction, weight):
     np.testing.assert_array_equal(got, np.ones(len(LEVELS)))
 
 
+def test_images_count_by_their_weight():
+  loss = jax.random.uniform(jax.random.key(0), (4, 5))
+  video, image = loss[:, :3].mean(), loss[:, 3:].mean()
+
+  def mean(weight, images=2):
+    return losses.mean_of_frames(loss, image_frames=images, image_weight=weight)
+
+  np.testing.assert_array_equal(mean(1.0), jnp.mean(loss))
+  np.testing.assert_allclose(mean(0.0), video, rtol=1e-6)
+  for weight in (0.5, 3.0):
+    exact = (3 * video + weight * 2 * image) / (3 + weight * 2)
+    np.testing.assert_allclose(mean(weight), exact, rtol=1e-6)
+  # Without images there is nothing to weigh.
+  np.testing.assert_array_equal(mean(0.5, images=0), jnp.mean(loss))
+
+
 def test_eps_weight_on_a_v_network_is_a_sigmoid(x64):
   levels = jnp.linspace(-20, 20, 41)
   got = losses.output_weight('eps', prediction='v', logsnr=levels)

@@ -9,7 +9,8 @@ import pytest
 from scipy import integrate
 
 from tests.diffusion.gaussian_video import host, keys
-from vdm_jax.diffusion import heun, multistep, samplers
+from vdm_jax.diffusion import multistep, samplers
+from vdm_jax.diffusion.churn import churned
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
@@ -197,5 +198,5 @@ def test_arguments_out_of_range_are_refused():
   with pytest.raises(ValueError, match="unknown variable 't'"):
     multistep.deis(3, 't')
   with pytest.raises(ValueError, match='of order 3 has no churn'):
-    heun.churned(multistep.deis(3), 10.0)
-  heun.churned(multistep.deis(2), 10.0)
+    churned(multistep.deis(3), 10.0)
+  churned(multistep.deis(2), 10.0)

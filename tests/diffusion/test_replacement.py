@@ -19,6 +19,7 @@ from vdm_jax.diffusion import (
   samplers,
   schedules,
 )
+from vdm_jax.diffusion.churn import churned
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
@@ -40,7 +41,7 @@ SAMPLERS = {
   'heun': (heun.heun(), 1.0, 1.0),
   'deis': (multistep.deis(3), 1.0, 1.0),
   'dpmpp_2m': (multistep.dpmpp_2m(), 1.0, 1.0),
-  'churn': (heun.churned(heun.heun(), 0.5, noise=1.0), 1 / 1.25, 1.0),
+  'churn': (churned(heun.heun(), 0.5, noise=1.0), 1 / 1.25, 1.0),
   'corrector': (
     samplers.predictor_corrector(samplers.ancestral(0.0), delta=1.0),
     RETAINED / 2,

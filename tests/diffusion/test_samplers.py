@@ -9,6 +9,7 @@ import pytest
 
 from tests.diffusion.gaussian_video import host, keys
 from vdm_jax.diffusion import denoiser, heun, multistep, samplers, schedules
+from vdm_jax.diffusion.churn import churned
 from vdm_jax.diffusion.noise import NoisePrior
 from vdm_jax.diffusion.process import alpha_sigma, over_video
 
@@ -22,9 +23,9 @@ SAMPLERS = {
   'ddim': samplers.ddim(),
   'predictor_corrector': samplers.predictor_corrector(samplers.ancestral(0.0)),
   'heun': heun.heun(),
-  'heun, churned': heun.churned(heun.heun(), 4.0),
+  'heun, churned': churned(heun.heun(), 4.0),
   'deis': multistep.deis(3),
-  'deis, churned': heun.churned(multistep.deis(2), 4.0),
+  'deis, churned': churned(multistep.deis(2), 4.0),
   'dpmpp_2m': multistep.dpmpp_2m(),
 }
 

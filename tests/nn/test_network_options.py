@@ -89,6 +89,38 @@ def told(randomize):
   return Told(randomize)
 
 
+def products(jaxpr):
+  """The matrix products and convolutions of a program, wherever they are."""
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
+      yield eqn
+    for inner in jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda v: hasattr(v, 'jaxpr')
+    ):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        yield from products(inner)
+
+
+def test_what_is_float32_in_a_bfloat16_network_is_so_on_every_device():
+  """By default a TPU would round what it multiplies to bfloat16."""
+  net = NETS['unet'](**OPTIONS, dtype=jnp.bfloat16)
+  params = jax.eval_shape(
+    net.init, jax.random.key(0), Z, LOGSNR, **_one_slot(TOLD)
+  )
+  apply = functools.partial(net.apply, image_frames=2)
+  found = list(products(jax.make_jaxpr(apply)(params, Z, LOGSNR, **TOLD).jaxpr))
+  exact = [
+    eqn for eqn in found if all(v.aval.dtype == jnp.float32 for v in eqn.invars)
+  ]
+  full = (jax.lax.Precision.HIGHEST,) * 2
+  # The last convolution, the vectors' and the texts' layers; and no others.
+  assert len([e for e in exact if 'conv' in e.primitive.name]) == 1
+  assert len(exact) > 15 and len(found) > len(exact)
+  for eqn in found:
+    assert (eqn.params['precision'] == full) == (eqn in exact)
+
+
 def test_each_text_touches_the_frames_of_its_slot(told):
   y, text = told(), TOLD['text']
   for slot, frames in enumerate([(0, 1, 2), (3,), (4,)]):
@@ -184,7 +216,6 @@ def gradient(randomize):
       max_distance=2,
       image_frames=1,
       image_mode='bypass',
-      implementation=None,
       remat_attention=remat_attention,
       dtype=jnp.float32,
     )

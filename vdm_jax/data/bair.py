@@ -45,6 +45,7 @@ class BAIR:
     frames: int = 16,
     size: int = 64,
     stride: int = 1,
+    resize: str = 'squash',
     split: str = 'train',
     videos: str | os.PathLike | None = None,
     download: bool = False,
@@ -56,6 +57,7 @@ class BAIR:
       frames: frames of a clip.
       size: height and width of a frame, pixels; stored are 64.
       stride: every stride-th frame is taken.
+      resize: 'squash', and nothing else, of frames that are square as stored.
       split: in TFDS' language: 'train', 'test', 'train[:50%]', ….
       videos: what to prepare from if needed; see `prepare`.
       download: download the archive if needed, 32 GB.
@@ -64,9 +66,8 @@ class BAIR:
       ConfigError: options that cannot work, or TensorFlow is not installed.
       DataError: the data is not prepared, or cannot be.
     """
-    frames_lib.validate(
-      frames=frames, size=size, stride=stride, resize='squash'
-    )
+    frames_lib.validate(frames=frames, size=size, stride=stride, resize=resize)
+    tfds_frames.check_resize(resize, _TITLE)
     if frames_lib.span(frames, stride) > FRAMES:
       raise ConfigError(
         f'a clip covers {frames_lib.span(frames, stride)} frames, and a video '

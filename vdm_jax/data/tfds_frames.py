@@ -177,6 +177,23 @@ def counts(builder) -> tuple[int, int]:
   )
 
 
+def check_resize(resize: str, title: str) -> None:
+  """Raises ConfigError unless frames are squashed, as `decode` does it.
+
+  What TFDS has squashed when it stored it cannot be cropped any more; videos
+  that a model is given are treated as those that it was trained on.
+
+  Args:
+    resize: what is asked for.
+    title: of the data set, for the message.
+  """
+  if resize != 'squash':
+    raise ConfigError(
+      f'the frames of {title} are squashed, not cropped (got resize '
+      f"{resize!r}); set config.data.resize to 'squash'"
+    )
+
+
 def decode(picture: bytes, size: int) -> np.ndarray:
   """A JPEG or PNG, brought to `[size, size, 3]`, its aspect not kept."""
   image = Image.open(io.BytesIO(picture))

@@ -44,6 +44,7 @@ class UCF101:
     frames: int,
     size: int,
     stride: int = 1,
+    resize: str = 'squash',
     split: str = 'train+test',
     split_number: int = 1,
     stored_size: int | None = None,
@@ -57,6 +58,7 @@ class UCF101:
       frames: frames of a clip.
       size: height and width of a frame, pixels.
       stride: every stride-th frame is taken.
+      resize: 'squash', and nothing else: so TFDS has stored the frames.
       split: in TFDS' language: 'train+test' is all, 'train', 'test[:50%]', ….
       split_number: which of the three official splits, 1 to 3.
       stored_size: at which size the frames are stored; `size` if None. 256 is
@@ -69,9 +71,8 @@ class UCF101:
       ConfigError: options that cannot work, or TensorFlow is not installed.
       DataError: the data is not prepared, or cannot be.
     """
-    frames_lib.validate(
-      frames=frames, size=size, stride=stride, resize='squash'
-    )
+    frames_lib.validate(frames=frames, size=size, stride=stride, resize=resize)
+    tfds_frames.check_resize(resize, _TITLE)
     self.data_dir = data_dir
     self.frames, self.size, self.stride = frames, size, stride
     self.split, self.split_number = split, split_number

@@ -73,6 +73,26 @@ def denoising_loss(
   return factor.reshape(factor.shape + (1,) * (2 - factor.ndim)) * mse
 
 
+def mean_of_frames(
+  loss: Float[Array, 'b t'], *, image_frames: int, image_weight: float
+) -> Float[Array, '']:
+  """(Σ_video + w Σ_images) / (T + w K), and the mean of that over examples.
+
+  Of T frames of video and K packed images. With w = 1 all frames count alike,
+  and it is the plain mean to the bit; with w = 0 images are not learned from.
+
+  Args:
+    loss: of each frame, those of packed images behind those of the video.
+    image_frames: K, less than all frames unless w is above 0.
+    image_weight: w, 0 or more.
+  """
+  if image_weight == 1 or not image_frames:
+    return jnp.mean(loss)
+  weights = np.ones(loss.shape[1], np.float32)
+  weights[-image_frames:] = image_weight
+  return jnp.mean(loss * jnp.asarray(weights / weights.mean())[None])
+
+
 def output_weight(
   weight: str, *, prediction: str, logsnr: Float[Array, '*shape']
 ) -> Float[Array, '*shape']:

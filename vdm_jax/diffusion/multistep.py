@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.diffusion import process
-from vdm_jax.diffusion.heun import alpha_sigma, exponential_euler
+from vdm_jax.diffusion.coefficients import exponential_euler, scales
 from vdm_jax.diffusion.samplers import Levels, Rows, Sampler
 
 VARIABLES = ('log', 'sigma', 'karras')
@@ -52,7 +52,7 @@ def deis(order: int = 3, variable: str = 'log', rho: float = 7.0) -> Sampler:
     )
 
   def coefficients(starts: Levels, ends: Levels) -> Rows:
-    alpha, _ = alpha_sigma(ends)
+    alpha, _ = scales(ends)
     differences = deis_weights(
       starts, ends, order=order, variable=variable, rho=rho
     )

@@ -31,14 +31,12 @@ class FrameLaw(NamedTuple):
   covariance: Square
   cholesky: Square  # L, lower triangular, Σ = L Lᵀ
   whitening: Square  # L⁻¹
-  precision: Square  # Σ⁻¹
-  log_determinant: float  # of Σ
 
 
 def _independent(alpha: float, frames: int) -> FrameLaw:
   """Σ = I (Ho22 §2)."""
   eye = np.eye(frames)
-  return FrameLaw(eye, eye, eye, eye, 0.0)
+  return FrameLaw(eye, eye, eye)
 
 
 def _mixed(alpha: float, frames: int) -> FrameLaw:
@@ -58,32 +56,23 @@ def _mixed(alpha: float, frames: int) -> FrameLaw:
     cholesky=np.diag(spread) + np.tril(ones * below, -1),
     whitening=np.tril(eye - (1 - eye) * (r / d[:-1])[:, None])
     / spread[:, None],
-    precision=(eye - r / (1 + (frames - 1) * r) * ones) / own,
-    log_determinant=math.log1p((frames - 1) * r)
-    - (frames - 1) * math.log1p(alpha**2),
   )
 
 
 def _progressive(alpha: float, frames: int) -> FrameLaw:
   """Σ_ij = ρ^|i−j| with ρ = α/√(1 + α²) (Ge23 eq. 4).
 
-  Each frame depends on the one before it alone, so that L⁻¹ has two diagonals
-  and Σ⁻¹ three.
+  Each frame depends on the one before it alone, so that L⁻¹ has two diagonals.
   """
   own, rho = 1 / (1 + alpha**2), alpha / math.sqrt(1 + alpha**2)
   i = np.arange(frames)
   covariance = rho ** np.abs(i[:, None] - i)
   innovation = np.where(i > 0, math.sqrt(own), 1.0)
   chain = np.eye(frames) - rho * np.eye(frames, k=-1)
-  neighbours = (i > 0).astype(float) + (i < frames - 1)
-  beside = np.eye(frames, k=-1) + np.eye(frames, k=1)
-  diagonal = np.diag(1 + rho**2 * (neighbours - 1))
   return FrameLaw(
     covariance=covariance,
     cholesky=np.tril(covariance) * innovation,
     whitening=chain / innovation[:, None],
-    precision=(diagonal - rho * beside) / own,
-    log_determinant=-(frames - 1) * math.log1p(alpha**2),
   )
 
 
@@ -208,23 +197,10 @@ class NoisePrior:
     """L⁻¹, in closed form."""
     return _with_images(self._law(frames).whitening, image_frames)
 
-  def precision(self, frames: int, image_frames: int = 0) -> Square:
-    """Σ⁻¹, in closed form."""
-    return _with_images(self._law(frames).precision, image_frames)
-
-  def log_determinant(self, frames: int) -> float:
-    """log det Σ over the frames of a video; packed images add nothing."""
-    return self._law(frames).log_determinant
-
   def apply_covariance(self, video: Video, image_frames: int = 0) -> Video:
     """Σ applied along the frames."""
     frames = video.shape[1] - image_frames
     return mix_frames(self.covariance(frames, image_frames), video)
-
-  def whiten(self, eps: Video, image_frames: int = 0) -> Video:
-    """L⁻¹ applied along the frames: white noise, if ε is of this prior."""
-    frames = eps.shape[1] - image_frames
-    return mix_frames(self.whitening(frames, image_frames), eps)
 
   def _law(self, frames: int) -> FrameLaw:
     if frames < 1:

@@ -91,14 +91,6 @@ class Observation:
     """H x, the rows of x that are observed, averaged over blocks."""
     return tuple(_pool(x[:, np.array(p.indices)], p.factor) for p in self.parts)
 
-  def adjoint(
-    self, values: Values, shape: tuple[int, int, int, int, int]
-  ) -> Video:
-    """Hᵀ u, a video of `shape` = (b, t, h, w, c)."""
-    x = jax.ShapeDtypeStruct(shape, values[0].dtype)
-    (video,) = jax.linear_transpose(self.apply, x)(values)
-    return video
-
   def residual(self, x: Video) -> Values:
     """y − H x, in x's precision."""
     return tuple(

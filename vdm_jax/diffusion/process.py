@@ -102,22 +102,10 @@ def eps_from_x(*, z: Video, x: Video, logsnr: LogSnr) -> Video:
   return (z - alpha * x) / sigma
 
 
-def eps_from_v(*, z: Video, v: Video, logsnr: LogSnr) -> Video:
-  """ε = σ z + α v (Salimans22 §4)."""
-  alpha, sigma = alpha_sigma(over_video(logsnr))
-  return sigma * z + alpha * v
-
-
 def v_from_x(*, z: Video, x: Video, logsnr: LogSnr) -> Video:
   """v = (α z − x) / σ, the inverse of `x_from_v`."""
   alpha, sigma = alpha_sigma(over_video(logsnr))
   return (alpha * z - x) / sigma
-
-
-def v_from_eps(*, z: Video, eps: Video, logsnr: LogSnr) -> Video:
-  """v = (ε − σ z) / α, the inverse of `eps_from_v`."""
-  alpha, sigma = alpha_sigma(over_video(logsnr))
-  return (eps - sigma * z) / alpha
 
 
 def v_from_x_eps(*, x: Video, eps: Video, logsnr: LogSnr) -> Video:

@@ -106,7 +106,9 @@ def sample(
   """z_1 ~ N(0, Σ), then steps along the levels; the last step returns x̂.
 
   Noise at the last step would stay visible when γ > 0, so the answer is x̂ at
-  the last level but one.
+  the last level but one. The program itself samples by the same parts, `begin`
+  and `take_step`, in a loop of its own (`generate.Generator`): it compiles one
+  step for all, and reports and changes experts in between.
 
   Example i depends on `keys[i]` alone: its noise has the same bits for any
   batch size and mesh. The sample follows it to the bit for any batch size, if

@@ -32,8 +32,8 @@ class CosineSchedule:
   as a whole is decided (Hoogeboom23, simple diffusion). a and b then belong to
   the bounds less the shift.
 
-  Both methods take numpy or jax arrays and compute in the kind and the
-  precision of what they get.
+  It takes numpy or jax arrays and computes in the kind and the precision of
+  what it gets.
 
   Attributes:
     logsnr_min: λ(1), in nats.
@@ -65,14 +65,6 @@ class CosineSchedule:
     logsnr = -2 * xp.log(xp.tan(xp.minimum(angle, complement)))
     return xp.where(angle <= complement, logsnr, -logsnr) + self.shift
 
-  def inverse(
-    self, logsnr: Float[AnyArray, '*shape']
-  ) -> Float[AnyArray, '*shape']:
-    """t(λ) = (arctan e^{(shift−λ)/2} − b) / a, for λ in [λ_min, λ_max]."""
-    a, b, _ = self._angles()
-    xp = logsnr.__array_namespace__()
-    return (xp.arctan(xp.exp((self.shift - logsnr) / 2)) - b) / a
-
   def _angles(self) -> tuple[float, float, float]:
     """a, b and c = π/2 − a − b, in float64."""
     b = math.atan(math.exp((self.shift - self.logsnr_max) / 2))
@@ -89,8 +81,8 @@ class LogNormalSchedule:
   0 at the least noise: an expert is trained on an interval of it (Balaji22).
   u is clipped to [1e-6, 1 − 1e-6].
 
-  Both methods take numpy or jax arrays and compute in the kind and the
-  precision of what they get.
+  It takes numpy or jax arrays and computes in the kind and the precision of
+  what it gets.
 
   Attributes:
     mean: P_mean, of ln s.
@@ -129,16 +121,9 @@ class LogNormalSchedule:
     x = special.ndtri(xp.maximum(xp.minimum(u, rest), TAIL))
     return -2 * (self.mean + self.std * xp.where(u <= rest, x, -x))
 
-  def inverse(
-    self, logsnr: Float[AnyArray, '*shape']
-  ) -> Float[AnyArray, '*shape']:
-    """t(λ) = (Φ((ln s − P_mean)/P_std) − low)/(high − low), λ = −2 ln s."""
-    x = (-logsnr / 2 - self.mean) / self.std
-    return (_special(x).ndtr(x) - self.low) / (self.high - self.low)
-
 
 def _special(x: AnyArray):
-  """The module of Φ and Φ⁻¹ for arrays of x's kind."""
+  """The module of Φ⁻¹ for arrays of x's kind."""
   return jax.scipy.special if isinstance(x, jax.Array) else scipy.special
 
 

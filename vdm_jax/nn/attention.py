@@ -23,7 +23,6 @@ class SpatialAttention(nn.Module):
 
   head_dim: int  # channels of a head; must divide the width
   groups: int  # of the norm
-  implementation: str | None = None  # of jax.nn.dot_product_attention
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -35,9 +34,7 @@ class SpatialAttention(nn.Module):
     heads = (c // self.head_dim, self.head_dim)
     qkv = nn.DenseGeneral((3, *heads), dtype=self.dtype, name='qkv')(y)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    y = jax.nn.dot_product_attention(
-      q, k, v, implementation=self.implementation
-    )
+    y = jax.nn.dot_product_attention(q, k, v)
     y = output_projection(c, self.dtype)(y)
     return x + rearrange(y, '(b t) (h w) c -> b t h w c', b=b, t=t, h=h, w=w)
 
@@ -53,7 +50,6 @@ class CrossAttention(nn.Module):
   head_dim: int  # channels of a head; must divide the width
   groups: int  # of the norm
   image_frames: int = 0  # frames at the end that are images of their own
-  implementation: str | None = None  # of jax.nn.dot_product_attention
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -79,7 +75,6 @@ class CrossAttention(nn.Module):
       kv[0],
       kv[1],
       mask=rearrange(mask, 'b t l -> (b t) 1 1 l'),
-      implementation=self.implementation,
     )
     y = output_projection(c, self.dtype)(y)
     y = rearrange(y, '(b t) (h w) c -> b t h w c', b=b, t=t, h=h, w=w)

@@ -6,7 +6,6 @@ from vdm_jax.errors import ConfigError
 from vdm_jax.nn.attention import IMAGE_MODES
 
 REMATS = ('none', 'attention', 'block')
-IMPLEMENTATIONS = (None, 'xla', 'cudnn')
 LEAST = {
   'channels': 4,
   'head_dim': 1,
@@ -32,11 +31,7 @@ def check_arguments(net, *, blocks: tuple[int, ...], **choices) -> None:
     blocks: its numbers of layers.
     **choices: by name, what further arguments must be one of.
   """
-  choices |= {
-    'image_mode': IMAGE_MODES,
-    'remat': REMATS,
-    'implementation': IMPLEMENTATIONS,
-  }
+  choices |= {'image_mode': IMAGE_MODES, 'remat': REMATS}
   for name, allowed in choices.items():
     value = getattr(net, name)
     if value not in allowed:

@@ -16,6 +16,7 @@ from vdm_jax.nn.embeddings import (
   AttentionPooling,
   ClassEmbedding,
   ConditioningMLP,
+  Dense,
   TextTokens,
   check_text,
   expand_slots,
@@ -105,12 +106,12 @@ def vectors(
     # An image is a video of one frame, so its number is 0.
     numbers = jnp.pad(jnp.arange(frames - image_frames), (0, image_frames))
     waves = sinusoidal(numbers.astype(jnp.float32), net.channels)
-    row = nn.Dense(net.emb_dim, name='frame')(waves)
+    row = Dense(net.emb_dim, name='frame')(waves)
     conditions += (jnp.tile(row[None], (logsnr.shape[0], 1, 1)),)
   if net.augmented:
     waves = sinusoidal(1000 * inv_cos(told['augment']), net.channels)
     zeros = nn.initializers.zeros  # ours
-    embed = nn.Dense(net.emb_dim, kernel_init=zeros, name='augment')
+    embed = Dense(net.emb_dim, kernel_init=zeros, name='augment')
     conditions += (embed(waves)[:, None],)
   mlp = ConditioningMLP(net.channels, net.emb_dim, net.emb_layers, name='emb')
   return mlp(logsnr.astype(jnp.float32), conditions)

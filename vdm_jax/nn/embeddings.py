@@ -4,6 +4,7 @@ A condition belongs to a slot: slot 0 is the video, slot k the k-th of the
 images packed behind it.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -12,6 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vdm_jax.errors import ConfigError
+
+# Of products that are promised in float32: by default TPUs round what they
+# multiply to bfloat16, and GPUs may to TF32.
+FLOAT32 = jax.lax.Precision.HIGHEST
+Dense = functools.partial(nn.Dense, precision=FLOAT32)
+DenseGeneral = functools.partial(nn.DenseGeneral, precision=FLOAT32)
+einsum = functools.partial(jnp.einsum, precision=FLOAT32)
 
 
 def inv_cos(logsnr: Float[Array, '*s']) -> Float[Array, '*s']:
@@ -105,15 +113,15 @@ class AttentionPooling(nn.Module):
     heads = (max(1, self.dim // 64), width)
     tokens = nn.LayerNorm(name='norm')(tokens)
     # The softmax ignores a bias of the keys; `out` has that of the values.
-    k = nn.DenseGeneral(heads, use_bias=False, name='key')(tokens)
-    v = nn.DenseGeneral(heads, use_bias=False, name='value')(tokens)
+    k = DenseGeneral(heads, use_bias=False, name='key')(tokens)
+    v = DenseGeneral(heads, use_bias=False, name='value')(tokens)
     q = self.param('query', init, heads)
-    logits = jnp.einsum('bslnd,nd->bsln', k, q) * width**-0.5
+    logits = einsum('bslnd,nd->bsln', k, q) * width**-0.5
     # Finite even where all is masked, so that gradients are.
     lowest = jnp.finfo(logits.dtype).min
     p = jax.nn.softmax(jnp.where(mask[..., None], logits, lowest), axis=2)
-    pooled = jnp.einsum('bsln,bslnd->bsnd', p, v)
-    c = nn.DenseGeneral(self.dim, axis=(-2, -1), name='out')(pooled)
+    pooled = einsum('bsln,bslnd->bsnd', p, v)
+    c = DenseGeneral(self.dim, axis=(-2, -1), name='out')(pooled)
     return jnp.where(mask.any(-1)[..., None], c, 0.0)
 
 
@@ -137,7 +145,7 @@ class TextTokens(nn.Module):
     """The tokens, and which of them count; text and mask as for pooling."""
     tokens, mask = _tokens(self, text, mask)
     tokens = nn.LayerNorm(name='norm')(tokens)
-    return nn.Dense(self.dim, name='out')(tokens), mask
+    return Dense(self.dim, name='out')(tokens), mask
 
 
 def _tokens(module, text, mask):
@@ -270,9 +278,9 @@ class ConditioningMLP(nn.Module):
       `[b, 1 or t, dim]` float32, one row if every argument had one.
     """
     vector = sinusoidal(1000 * inv_cos(logsnr), self.features)
-    vector = nn.Dense(self.dim, name='dense_0')(vector)
+    vector = Dense(self.dim, name='dense_0')(vector)
     for condition in conditions:
       vector = vector + condition
     for layer in range(1, self.layers):
-      vector = nn.Dense(self.dim, name=f'dense_{layer}')(jax.nn.swish(vector))
+      vector = Dense(self.dim, name=f'dense_{layer}')(jax.nn.swish(vector))
     return vector

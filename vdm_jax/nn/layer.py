@@ -1,7 +1,5 @@
 """A layer of both U-Nets: a residual block and its attentions."""
 
-import functools
-
 import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -30,7 +28,6 @@ class Layer(nn.Module):
   max_distance: int  # relative positions are clipped to ±this
   image_frames: int  # frames at the end that are images of their own
   image_mode: str  # what temporal attention does with images
-  implementation: str | None  # of the attention over space and text
   remat_attention: bool  # recompute the attentions in the backward pass
   dtype: DTypeLike  # of the computation
 
@@ -55,12 +52,12 @@ class Layer(nn.Module):
       'groups': self.groups,
       'dtype': self.dtype,
     }
-    fused = functools.partial(dict, shared, implementation=self.implementation)
     if self.attend:
-      x = lift(SpatialAttention)(name='spatial', **fused())(x)
+      x = lift(SpatialAttention)(name='spatial', **shared)(x)
     if self.cross:
-      arguments = fused(image_frames=self.image_frames)
-      x = lift(CrossAttention)(name='cross', **arguments)(x, tokens)
+      x = lift(CrossAttention)(
+        image_frames=self.image_frames, name='cross', **shared
+      )(x, tokens)
     if self.attend and self.temporal:
       x = lift(TemporalAttention)(
         max_distance=self.max_distance,

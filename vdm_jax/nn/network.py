@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vdm_jax.nn import conditioning
 from vdm_jax.nn.attention import Tokens
 from vdm_jax.nn.blocks import GroupNorm, Vectors, Video, conv3x3
+from vdm_jax.nn.embeddings import FLOAT32
 from vdm_jax.nn.layer import Layer
 
 
@@ -47,7 +48,6 @@ class Network(nn.Module):
   temporal: bool = True  # temporal attention; a network of images has none
   temporal_convolution: bool = False  # after each 3×3 of a residual block
   remat: str = 'none'  # recomputed going back: 'none', 'attention', 'block'
-  implementation: str | None = None  # of the attentions, 'xla' or 'cudnn'
   dtype: DTypeLike = jnp.float32  # of the computation
 
   @nn.compact
@@ -108,8 +108,12 @@ class Network(nn.Module):
     x = self._levels(x, emb, tokens, image_frames=image_frames, train=train)
     # The result meets float32 data: the last convolution is float32 too.
     x = GroupNorm(self.groups, swish=True, name='norm_out')(x)
-    zeros = nn.initializers.zeros
-    return conv3x3(self.out_channels, kernel_init=zeros, name='conv_out')(x)
+    return conv3x3(
+      self.out_channels,
+      kernel_init=nn.initializers.zeros,
+      precision=FLOAT32,
+      name='conv_out',
+    )(x)
 
   def _levels(
     self,
@@ -152,7 +156,6 @@ class Network(nn.Module):
       dropout=self.dropout,
       max_distance=self.max_distance,
       image_mode=self.image_mode,
-      implementation=self.implementation,
       remat_attention=self.remat == 'attention',
       dtype=self.dtype,
       **options,

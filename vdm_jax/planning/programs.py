@@ -79,8 +79,8 @@ def told(config) -> tuple[Conditions, list[str]]:
     known['words'] = tuple(map(str, range(SOME_WORDS)))
   if c.kind == 'embeddings':
     second = bool(c.encoder2 or c.cache2)
-    sizes = {'': TEXT_DIM} | ({'2': TEXT2_DIM} if second else {})
-    for n, size in sizes.items():
+    sizes = c.dims or (TEXT_DIM, TEXT2_DIM)[: 1 + second]
+    for n, size in zip(conditions.TEXTS, sizes, strict=False):
       known[f'text{n}_dim'] = _dim(c[f'cache{n}'])
       if not known[f'text{n}_dim']:
         known[f'text{n}_dim'] = size

@@ -27,6 +27,7 @@ FREE = (
   'data.processes',
   'data.timeout',
   'data.memory',
+  'text.dims',
   'model.remat',
   'init.workdir',  # what stands there is told apart by its own settings
   'train.log_every',
