@@ -31,6 +31,7 @@ actions=$STATE/actions.$worker
 read -r action <"$actions"
 sed -i 1d "$actions"
 for word; do [[ $word == --workdir=* ]] && workdir=${word#*=}; done
+[[ $workdir == "~/"* ]] && workdir=$HOME${workdir:1}
 echo "started in $worker with $action"
 case $action in
   save*)
