@@ -354,12 +354,26 @@ def test_a_failure_of_one_worker_is_told_from_its_consequences(standins):
   assert status == 3 and 'exit statuses: 134 3' in text
 
 
-def test_a_disk_that_is_lost_with_the_slice_is_refused(standins):
-  bad = '#!/bin/sh\necho ext4\n'
-  (standins.folder / 'bin' / 'findmnt').write_text(bad)
+@pytest.mark.parametrize(
+  'disk', ['ext4 8:1', 'xfs 8:1', 'btrfs 8:1', 'overlay 0:30', 'tmpfs 0:31']
+)
+def test_a_disk_that_is_lost_with_the_slice_is_refused(disk, standins):
+  (standins.state / 'disk').write_text(disk)
   status, text = launch(standins, 'tpu_pod.sh')
-  assert status == 4 and 'lost with the machine' in text
+  assert status == 4 and f'({disk.split()[0]}), which is lost with' in text
   assert standins.calls_of_program() == []
+
+
+@pytest.mark.parametrize(
+  'disk', ['ext4 8:16', 'xfs 259:0', 'nfs4 0:50', 'fuse.gcsfuse 0:51']
+)
+def test_a_disk_that_outlives_the_slice_is_used(disk, standins):
+  (standins.state / 'disk').write_text(disk)
+  for worker in (0, 1):
+    standins.act(0, worker=worker)
+  status, text = launch(standins, 'tpu_pod.sh')
+  assert status == 0, text
+  assert len(standins.calls_of_program()) == 2
 
 
 def test_errors_of_gcloud_are_passed_on(standins):
