@@ -81,6 +81,16 @@ program_options() {
     "the workdir must be a path (got $workdir); mount the bucket (see --help)"
 }
 
+# A path of this machine as the program takes it: after a quote or = a shell
+# leaves ~ alone, which the program does not.
+expanded() {
+  case $1 in
+    \~ | \~/*) printf %s "$HOME${1:1}" ;;
+    \~*) fail 2 "the workdir names a user's home (got $1); write it out" ;;
+    *) printf %s "$1" ;;
+  esac
+}
+
 unknown_option() {
   fail 2 "unknown option ($1); see --help, the program's options come last"
 }

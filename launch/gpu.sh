@@ -55,6 +55,7 @@ while (($#)); do
   shift
 done
 program_options "$@"
+workdir=$(expanded "$workdir")
 
 run cd "$here/.."
 if ((install)); then

@@ -100,6 +100,7 @@ done
 [[ $per == gpu || $per == node ]] ||
   fail 2 "--per wants gpu or node (got '$per')"
 program_options "$@"
+workdir=$(expanded "$workdir")
 
 tasks=1 # a node's processes
 if [[ $per == gpu ]] && ((gpus > 1)); then tasks=$gpus; fi

@@ -26,7 +26,8 @@
 #   --delete           delete the slice when the command has ended
 #
 # The storage. The workdir has to outlive the slice, and the program writes to
-# paths: give a bucket or an NFS share, which every worker mounts.
+# paths: give a bucket or an NFS share, which every worker mounts. A slice of
+# one machine may also have a disk of yours, attached to it and mounted there.
 #   --mount=STORAGE    gs://BUCKET[/FOLDER] (by gcsfuse; make the bucket with
 #                      --enable-hierarchical-namespace, so that renaming a
 #                      checkpoint is one step), or HOST:/SHARE (Filestore)

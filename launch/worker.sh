@@ -61,17 +61,27 @@ install_gcsfuse() {
   apt_install gcsfuse
 }
 
-# Leaves with 4 if a workdir lies on a disk that is lost with the machine.
+# Leaves with 4 if a workdir lies on a disk that is lost with the machine, as
+# that of its system is. A disk that was attached to it has another number.
 check_storage() {
-  local folder=$1 kind
+  local folder=$1 kind lost=0
   while [[ ! -d $folder ]]; do folder=$(dirname "$folder"); done
-  kind=$(findmnt --noheadings --output=FSTYPE --target="$folder")
+  kind=$(mounted FSTYPE "$folder")
   case $kind in
-    ext* | xfs | btrfs | overlay | tmpfs)
-      fail 4 "the workdir $1 is on this machine's own disk ($kind), which is" \
-        'lost with the machine; use --mount'
+    overlay | tmpfs) lost=1 ;;
+    ext* | xfs | btrfs)
+      if [[ $(mounted MAJ:MIN "$folder") == "$(mounted MAJ:MIN /)" ]]; then
+        lost=1
+      fi
       ;;
   esac
+  ((!lost)) || fail 4 "the workdir $1 is on this machine's own disk ($kind)," \
+    'which is lost with the machine; use --mount, or a disk attached to it'
+}
+
+# What findmnt says of the mount that a path lies on.
+mounted() {
+  findmnt --noheadings --first-only --output="$1" --target="$2" | tr -d ' '
 }
 
 install() {

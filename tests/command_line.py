@@ -77,5 +77,5 @@ def contents(folder: pathlib.Path) -> dict:
   return {
     p.relative_to(folder).as_posix(): p.is_file() and p.read_bytes()
     for p in sorted(folder.rglob('*'))
-    if p.name not in ('.lock', 'goodput.json')
+    if p.name not in ('.lock', '.lock.json', 'goodput.json')
   }

@@ -18,6 +18,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
 
+from tests.bucket import Bucket
+
 # JAX keeps what it has traced, and Python looks through all of it for garbage
 # again and again: a tenth of the time by its defaults.
 gc.set_threshold(50_000, 20, 50)
@@ -40,3 +42,11 @@ def x64():
   """Double precision for the length of one test."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def bucket(tmp_path):
+  """A disk of which another machine sees what was closed."""
+  made = Bucket(tmp_path)
+  yield made
+  made.close()

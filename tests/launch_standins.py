@@ -31,6 +31,7 @@ actions=$STATE/actions.$worker
 read -r action <"$actions"
 sed -i 1d "$actions"
 for word; do [[ $word == --workdir=* ]] && workdir=${word#*=}; done
+[[ $workdir == "~/"* ]] && workdir=$HOME${workdir:1}
 echo "started in $worker with $action"
 case $action in
   save*)
@@ -157,6 +158,17 @@ case $* in
 esac
 """
 
+# The root is an ext4 on 8:1; all else is on what the file says, or on NFS.
+FINDMNT = r"""
+read -r kind number < <(cat "$STATE/disk" 2>/dev/null || echo nfs4 0:50)
+for word; do [[ $word == --target=/ ]] && kind=ext4 && number=8:1; done
+case $* in
+  *--output=FSTYPE*) echo "$kind" ;;
+  *--output=MAJ:MIN*) printf '%7s\n' "$number" ;;
+  *) exit 1 ;;
+esac
+"""
+
 BODIES = {
   'program': PROGRAM.replace('PYTHON', sys.executable),
   'gcloud': GCLOUD,
@@ -166,7 +178,7 @@ BODIES = {
   'scontrol': 'exit "${SCONTROL:-0}"',
   'squeue': 'echo "${SQUEUE:-RUNNING}"',
   'kubectl': KUBECTL,
-  'findmnt': 'echo "${FSTYPE:-nfs4}"',
+  'findmnt': FINDMNT,
   'mountpoint': 'exit 1',
   'gcsfuse': '',
   'sudo': '',

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import resource
 import subprocess
@@ -350,6 +351,61 @@ def test_where_flock_ends_at_the_machine_the_touches_count(
   begin = time.monotonic()
   with lock.hold(tmp_path, host='here'):
     assert 0.3 < time.monotonic() - begin < 3
+
+
+def test_of_a_bucket_another_machine_sees_the_holder_and_its_end(
+  bucket, monkeypatch
+):
+  """There, a file appears when it is closed, and `flock` reaches nobody."""
+  monkeypatch.setattr(lock, 'SILENCE', 1.0)
+  # Not so of a record that is kept open: both would write.
+  with (bucket.here / lock.RECORD).open('w') as file:
+    json.dump({'host': 'there', 'pid': 1}, file)
+    file.flush()
+    os.utime(file.fileno())
+    bucket.show()
+    with lock.hold(bucket.there, host='here'):
+      pass
+  with bucket.shown():
+    there = held(bucket.here, host='there')
+    assert there.stdout.readline() == 'held\n'
+    bucket.show()
+    for wait in (0, 1.5 * lock.SILENCE):
+      time.sleep(wait)
+      with (
+        pytest.raises(errors.CheckpointError, match='on there'),
+        lock.hold(bucket.there, host='here'),
+      ):
+        pass
+    there.kill()
+    there.wait()
+    with lock.hold(bucket.there, host='here'):
+      pass
+
+
+def test_a_holder_that_ends_is_not_waited_for(tmp_path):
+  record = tmp_path / lock.RECORD
+  record.write_text(json.dumps({'host': 'there', 'pid': 1}))
+  end = threading.Timer(0.2, record.unlink)
+  end.start()
+  begin = time.monotonic()
+  with lock.hold(tmp_path, host='here'):
+    assert 0.2 < time.monotonic() - begin < 5 < lock.SILENCE
+  end.join()
+
+
+def test_a_run_that_was_taken_for_dead_leaves_the_new_holder_alone(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(lock, 'BEAT', 0.02)
+  record = tmp_path / lock.RECORD
+  other = json.dumps({'host': 'there', 'pid': 1})
+  with lock.hold(tmp_path):
+    record.with_name('new').write_text(other)
+    record.with_name('new').replace(record)
+    time.sleep(0.2)
+    assert record.read_text() == other
+  assert record.read_text() == other
 
 
 def test_without_flock_a_dead_process_is_known_by_its_number(

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -205,6 +206,32 @@ def test_a_secret_is_passed_on_and_never_shown(script, standins):
 # --- one machine
 
 
+@pytest.mark.parametrize('given', [['--workdir=~/a b'], ['--workdir', '~/a b']])
+def test_a_home_that_the_shell_left_is_found(given, standins):
+  _, text = standins.run('slurm.sh', '--dry-run', *given)
+  folder = standins.folder / 'home' / 'a b'
+  assert f"+ mkdir -p '{folder}'\n" in text
+  assert f"'--output={folder}/slurm-%j.log'" in text
+  assert f'-m vdm_jax.main {shlex.join(given)}\n' in text  # as it was written
+
+
+def test_progress_is_seen_in_a_home_that_the_shell_left(standins):
+  standins.act(*['save42', 75] * 3, 0)
+  options = ['--pause=0', '--restarts=1', f'--python={standins.program}']
+  status, text = standins.run('gpu.sh', *options, '--workdir=~/w')
+  assert status == 0, text
+  assert len(standins.calls_of_program()) == 7
+
+
+@pytest.mark.parametrize('script', ['gpu.sh', 'slurm.sh', 'tpu_pod.sh'])
+def test_a_home_elsewhere_is_refused(script, standins):
+  """Of another user, or of the workers, which is not where this one is."""
+  path = '~/w' if script == 'tpu_pod.sh' else '~nobody/w'
+  argv = (*LAUNCHERS[script], '--dry-run', '--config=c', f'--workdir={path}')
+  status, text = standins.run(script, *argv)
+  assert status == 2 and f'(got {path})' in text and text.count('\n') == 1
+
+
 def test_a_run_is_continued_after_42_75_and_134(standins):
   standins.act(42, 75, 134, 0)
   status, text = launch(standins, 'gpu.sh')
@@ -327,12 +354,26 @@ def test_a_failure_of_one_worker_is_told_from_its_consequences(standins):
   assert status == 3 and 'exit statuses: 134 3' in text
 
 
-def test_a_disk_that_is_lost_with_the_slice_is_refused(standins):
-  bad = '#!/bin/sh\necho ext4\n'
-  (standins.folder / 'bin' / 'findmnt').write_text(bad)
+@pytest.mark.parametrize(
+  'disk', ['ext4 8:1', 'xfs 8:1', 'btrfs 8:1', 'overlay 0:30', 'tmpfs 0:31']
+)
+def test_a_disk_that_is_lost_with_the_slice_is_refused(disk, standins):
+  (standins.state / 'disk').write_text(disk)
   status, text = launch(standins, 'tpu_pod.sh')
-  assert status == 4 and 'lost with the machine' in text
+  assert status == 4 and f'({disk.split()[0]}), which is lost with' in text
   assert standins.calls_of_program() == []
+
+
+@pytest.mark.parametrize(
+  'disk', ['ext4 8:16', 'xfs 259:0', 'nfs4 0:50', 'fuse.gcsfuse 0:51']
+)
+def test_a_disk_that_outlives_the_slice_is_used(disk, standins):
+  (standins.state / 'disk').write_text(disk)
+  for worker in (0, 1):
+    standins.act(0, worker=worker)
+  status, text = launch(standins, 'tpu_pod.sh')
+  assert status == 0, text
+  assert len(standins.calls_of_program()) == 2
 
 
 def test_errors_of_gcloud_are_passed_on(standins):

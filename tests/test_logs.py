@@ -1,6 +1,9 @@
 """Metrics survive kills and resumes as one curve."""
 
+import errno
+import io
 import json
+import os
 import re
 import sys
 import types
@@ -37,6 +40,53 @@ def test_a_line_is_in_the_file_when_write_returns(tmp_path):
   writer.write(1, {'loss': 1.0})
   assert steps_of(tmp_path / logs.FILE) == [1]
   writer.close()
+
+
+def test_a_line_is_in_the_bucket_when_write_returns(bucket):
+  """Which gets what is closed: the machine may be taken away at any time."""
+  writer = logs.MetricWriter(bucket.here)
+  with (bucket.here / 'open').open('ab', buffering=0) as kept_open:
+    for step in (1, 2):
+      writer.write(step, {'loss': 1.0})
+      kept_open.write(b'not so\n')
+      bucket.show()
+      assert steps_of(bucket.there / logs.FILE) == [*range(1, step + 1)]
+      assert not (bucket.there / 'open').exists()
+  bucket.show()
+  assert (bucket.there / 'open').exists()
+  writer.close()
+
+
+@pytest.mark.parametrize('fault', ['write', 'close', 'lost'])
+def test_lines_that_a_disk_refused_come_once(tmp_path, monkeypatch, fault):
+  """Whether it says so at once, or when the file is closed, or kept nothing."""
+  path = tmp_path / logs.FILE
+
+  class Full(io.FileIO):
+    def write(self, data):
+      if fault != 'write':
+        return super().write(data)
+      super().write(data[:9])
+      raise OSError(errno.ENOSPC, 'no space')
+
+    def close(self):
+      if self.closed or fault == 'write':
+        return super().close()
+      super().close()
+      if fault == 'lost':
+        os.truncate(path, before)
+      raise OSError(errno.ENOSPC, 'no space')
+
+  with logs.MetricWriter(tmp_path) as writer:
+    writer.write(1, {'loss': 1.0})
+    before = path.stat().st_size
+    with monkeypatch.context() as full:
+      full.setattr(logs.Path, 'open', lambda path, *_, **__: Full(path, 'ab'))
+      for step in (2, 3, 4):
+        writer.write(step, {'loss': 1.0})
+    writer.write(5, {'loss': 1.0})
+    assert steps_of(path) == [1, 2, 3, 4, 5]
+  assert steps_of(path) == [1, 2, 3, 4, 5]
 
 
 def test_a_kill_loses_one_line_at_most(tmp_path):

@@ -1,5 +1,6 @@
 """One training on many meshes: the same numbers, and no needless exchange."""
 
+import dataclasses
 import functools
 import re
 
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from tests import tiny
-from vdm_jax import build, sharding, train
+from vdm_jax import build, errors, sharding, train
 from vdm_jax import step as step_lib
 from vdm_jax.conditions import Conditions
 from vdm_jax.planning import hlo
@@ -170,3 +171,50 @@ def test_without_their_places_activations_are_exchanged(monkeypatch):
     c.bytes for c in hlo.collectives(m) if c.kind == 'all-gather'
   ]
   assert max(gathers(module)) <= largest < max(gathers(other))
+
+
+# Where devices lie, by stand-ins of them.
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """One of a host, which XLA numbers as a slice."""
+
+  id: int
+  slice_index: int
+  platform: str = 'gpu'
+  device_kind: str = 'a stand-in'
+
+  @property
+  def process_index(self):
+    return self.slice_index
+
+
+def hosts(count, each, **kind):
+  """Devices that are numbered around the hosts, so that none is in order."""
+  return [Device(i, i % count, **kind) for i in range(count * each)]
+
+
+@pytest.mark.parametrize(
+  ('data', 'fsdp', 'space', 'spanned'),
+  [(2, 4, 1, 1), (4, 2, 1, 1), (2, 2, 2, 1), (1, 8, 1, 2), (1, 4, 2, 2)],
+)
+def test_fsdp_goes_from_host_to_host_of_gpus(data, fsdp, space, spanned):
+  devices = hosts(2, 4)
+  mesh = sharding.make_mesh(data, fsdp, devices, space=space)
+  assert mesh.devices.shape == (data, fsdp, space)
+  assert set(mesh.devices.flat) == set(devices)
+  # On one host wherever there is room, and in one piece of each elsewhere.
+  of = [[d.slice_index for d in row.flat] for row in mesh.devices]
+  assert all(len(set(row)) == spanned and row == sorted(row) for row in of)
+
+
+def test_hosts_of_gpus_need_not_be_alike():
+  devices = [Device(i, int(i > 2)) for i in range(8)]
+  mesh = sharding.make_mesh(2, 4, devices)
+  assert [d.id for d in mesh.devices.flat] == [*range(8)]
+
+
+def test_fsdp_does_not_go_from_slice_to_slice_of_tpus():
+  with pytest.raises(errors.ConfigError, match='2 slices do not divide'):
+    sharding.make_mesh(1, 8, hosts(2, 4, platform='tpu'))

@@ -1,11 +1,12 @@
 """The lock of a workdir: one run writes there at a time.
 
-Two locks in one file. `flock` is the kernel's: it is gone with its process,
+Two locks, a file each. `flock` is the kernel's: it is gone with its process,
 however that ended, so whoever gets it on the same machine (or on a network
 disk that carries it) may go on at once. Where `flock` does not reach other
-machines, what the file says counts: its holder touches it every few seconds,
-and only a file that was left alone for a minute, by the clock of the disk, is
-taken from a holder on another machine.
+machines, the record of the holder counts, who writes it anew every few
+seconds: only one that was left alone for a minute, by the clock of the disk, is
+taken from a holder on another machine. It is opened and closed each time, since
+a bucket that is mounted as a disk shows others nothing but closed files.
 """
 
 import contextlib
@@ -19,9 +20,11 @@ import threading
 import time
 
 from vdm_jax import distributed, errors, runtime
+from vdm_jax.media import writing
 
-FILE = '.lock'
-BEAT = 5.0  # seconds between two touches
+# Apart: a file that is locked by `flock` on SMB is closed to all other opens.
+FILE, RECORD = '.lock', '.lock.json'
+BEAT = 5.0  # seconds between two writings of the record
 SILENCE = 60.0  # without one, after which a holder elsewhere counts as dead
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
@@ -40,26 +43,31 @@ def hold(workdir: pathlib.Path, *, host: str | None = None):
   if distributed.active() and distributed.index():
     yield
     return
+  me = {'host': host or socket.gethostname(), 'pid': os.getpid()}
+  record, mine = workdir / RECORD, json.dumps(me).encode()
   with contextlib.ExitStack() as stack:
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      file = stack.enter_context((workdir / FILE).open('a+'))
-      me = {'host': host or socket.gethostname(), 'pid': os.getpid()}
+      file = stack.enter_context((workdir / FILE).open('a'))
       _take(file, workdir, me)
-      _write(file, json.dumps(me))
+      writing.write_bytes(record, mine)
     except OSError as e:
       raise errors.CheckpointError(
         f'the workdir cannot be written ({e}); choose another --workdir or '
         'change its permissions'
       ) from e
     done = threading.Event()
-    threading.Thread(target=_beat, args=(file, done), daemon=True).start()
+    beat = threading.Thread(target=_beat, args=(record, mine, done))
+    beat.daemon = True
+    beat.start()
     try:
       yield
     finally:
       done.set()
+      beat.join()
       with contextlib.suppress(OSError):
-        _write(file, '')
+        if record.read_bytes() == mine:
+          record.unlink()
 
 
 def _take(file, workdir, me: dict):
@@ -68,24 +76,26 @@ def _take(file, workdir, me: dict):
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    raise _held(workdir, _read(file)) from None
+    raise _held(workdir, _read(workdir)) from None
   except OSError as e:
     if e.errno not in UNSUPPORTED:
       raise
     supported = False
-  holder = _read(file)
+  holder = _read(workdir)
   if not holder:
     return
   if holder.get('host') == me['host']:
     if not supported and _alive(holder.get('pid')):
       raise _held(workdir, holder)
     return
-  _outwait(file, workdir, holder)
+  # Without a record, its holder has ended.
+  with contextlib.suppress(FileNotFoundError):
+    _outwait(workdir, holder)
 
 
-def _outwait(file, workdir, holder: dict):
+def _outwait(workdir, holder: dict):
   """Returns when a holder on another machine has been silent for long."""
-  path, told = workdir / FILE, False
+  path, told = workdir / RECORD, False
   first = _touched(path)
   while (silent := _now(workdir) - _touched(path)) < SILENCE:
     if _touched(path) != first:
@@ -120,25 +130,22 @@ def _alive(pid) -> bool:
   return pathlib.Path(f'/proc/{pid}').exists()
 
 
-def _beat(file, done: threading.Event):
+def _beat(record: pathlib.Path, mine: bytes, done: threading.Event):
   while not done.wait(BEAT):
-    with contextlib.suppress(OSError, ValueError):
-      os.utime(file.fileno())
+    with contextlib.suppress(OSError):
+      if record.read_bytes() != mine:
+        continue  # it was taken from us
+      # In place: nobody finds a part of it, and a full disk has room for it.
+      with record.open('r+b') as file:
+        file.write(mine)
 
 
-def _read(file) -> dict:
-  file.seek(0)
+def _read(workdir: pathlib.Path) -> dict:
   try:
-    found = json.loads(file.read() or '{}')
-  except ValueError:
+    found = json.loads((workdir / RECORD).read_bytes())
+  except (FileNotFoundError, ValueError):
     return {}
   return found if isinstance(found, dict) else {}
-
-
-def _write(file, text: str):
-  file.truncate(0)
-  file.write(text)
-  file.flush()
 
 
 def _held(workdir, holder: dict) -> errors.CheckpointError:

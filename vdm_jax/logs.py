@@ -28,8 +28,9 @@ Point = tuple[float, float]  # step, value
 class MetricWriter:
   """Writes metrics of process 0 to `workdir`; other processes write nothing.
 
-  A line is on its way to the disk when `write` returns: a killed process loses
-  at most the line that it was writing, and that is removed on the next start.
+  The file is closed when `write` returns, since a bucket that is mounted as a
+  disk gets nothing before: a killed process, or a machine that is taken away,
+  loses at most the line being written, and the next start removes a part of it.
 
   Args:
     workdir: the run's folder, made if missing.
@@ -54,7 +55,7 @@ class MetricWriter:
     clock: Callable[[], float] = time.time,
   ):
     self._clock = clock
-    self._file = self._events = None
+    self._path = self._events = None
     index = jax.process_index() if process_index is None else process_index
     self._primary = index == 0
     if not self._primary:
@@ -64,8 +65,10 @@ class MetricWriter:
       self._events = _tensorboard(Path(workdir, 'tensorboard'))
     path.parent.mkdir(parents=True, exist_ok=True)
     _continue_at(path, restored_step)
-    self._file = path.open('ab', buffering=0)
+    path.touch()
+    self._path = path
     self._late = b''  # what a full disk did not take yet
+    self._end = None  # where in the file that begins, once it was tried
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes the metrics of one step.
@@ -80,7 +83,7 @@ class MetricWriter:
     """
     if not self._primary:
       return
-    if self._file is None:
+    if self._path is None:
       raise ValueError('the metric writer was closed; open a new one')
     scalars = {name: _scalar(name, value) for name, value in metrics.items()}
     row = {'step': int(step), 'time': round(self._clock(), 3)}
@@ -92,28 +95,32 @@ class MetricWriter:
       self._events.write_scalars(int(step), scalars)
 
   def _write_late(self) -> None:
-    # A full disk is no reason to end a training; the next line tries again.
+    # A full disk is no reason to end a training; the next line tries again. A
+    # network disk may say only at the end that it took less, or nothing.
     with contextlib.suppress(OSError):
-      while self._late:
-        self._late = self._late[self._file.write(self._late) :]
+      with self._path.open('ab', buffering=0) as file:
+        if self._end is None:
+          self._end = file.tell()
+        done = max(0, file.tell() - self._end)
+        while done < len(self._late):
+          done += file.write(self._late[done:])
+      self._late, self._end = b'', None
 
   def flush(self) -> None:
     """Waits until everything written is on the disk, if it has room."""
-    if self._file is not None:
+    if self._path is not None:
       self._write_late()
-      with contextlib.suppress(OSError):
-        os.fsync(self._file.fileno())
+      with contextlib.suppress(OSError), self._path.open('ab') as file:
+        os.fsync(file.fileno())
     if self._events is not None:
       self._events.flush()
 
   def close(self) -> None:
     """Flushes and closes; nothing can be written afterwards."""
     self.flush()
-    if self._file is not None:
-      self._file.close()
     if self._events is not None:
       self._events.close()
-    self._file = self._events = None
+    self._path = self._events = None
 
   def __enter__(self) -> 'MetricWriter':
     return self

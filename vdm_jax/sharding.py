@@ -84,20 +84,31 @@ def make_mesh(
 
 
 def _lay_out(sizes: tuple[int, ...], devices) -> Mesh:
-  """The mesh whose later axes are the nearer devices."""
+  """The mesh whose later axes are the nearer devices.
+
+  What XLA numbers as slices are slices of TPUs, between which only `data` goes;
+  of GPUs they are hosts, whose devices are kept together.
+  """
   types = {'axis_types': (AxisType.Auto,) * len(AXES)}
-  slices = len({getattr(d, 'slice_index', 0) for d in devices})
-  if slices > 1:
-    if sizes[0] % slices:
-      raise errors.ConfigError(
-        f'config.mesh.data is {sizes[0]}, which {slices} slices do not '
-        'divide; take a multiple of them: only data goes from slice to slice'
-      )
-    within = (sizes[0] // slices, *sizes[1:])
-    found = mesh_utils.create_hybrid_device_mesh(
-      within, (slices, 1, 1), devices, allow_split_physical_axes=True
+  slices = len({_slice(d) for d in devices})
+  if slices == 1:
+    return _lay_out_one(sizes, devices, types)
+  if devices[0].platform != 'tpu':
+    near = sorted(devices, key=lambda d: (_slice(d), d.id))
+    return Mesh(np.array(near).reshape(sizes), AXES, **types)
+  if sizes[0] % slices:
+    raise errors.ConfigError(
+      f'config.mesh.data is {sizes[0]}, which {slices} slices do not '
+      'divide; take a multiple of them: only data goes from slice to slice'
     )
-    return Mesh(found, AXES, **types)
+  within = (sizes[0] // slices, *sizes[1:])
+  found = mesh_utils.create_hybrid_device_mesh(
+    within, (slices, 1, 1), devices, allow_split_physical_axes=True
+  )
+  return Mesh(found, AXES, **types)
+
+
+def _lay_out_one(sizes: tuple[int, ...], devices, types: dict) -> Mesh:
   try:
     return jax.make_mesh(sizes, AXES, devices=devices, **types)
   except NotImplementedError:
@@ -106,6 +117,10 @@ def _lay_out(sizes: tuple[int, ...], devices) -> Mesh:
       sizes, devices, allow_split_physical_axes=True
     )
     return Mesh(found, AXES, **types)
+
+
+def _slice(device) -> int:
+  return getattr(device, 'slice_index', 0)
 
 
 def of_config(config, devices=None) -> Mesh:
