@@ -67,7 +67,7 @@ BASE = {
 }
 SUPER = {
   'optim.cooldown': 0.4,  # noise of the last steps is grain in every frame
-  'train.steps': 1500,
+  'train.steps': 1000,
   'data.frames': 5,
   'data.size': 32,
   'model.multipliers': (1, 2, 2),

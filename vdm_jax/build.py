@@ -91,6 +91,15 @@ SOURCES = {
   'ucf101': ucf101_source,
   'bair': bair_source,
 }
+# What each makes of `config.data`, besides what any source makes of it.
+_OF_FILES = ('path', 'resize', 'short', 'processes', 'timeout', 'memory')
+READ = {
+  'shapes': (),
+  'folder': (*_OF_FILES, 'classes'),
+  'kinetics600': (*_OF_FILES, 'list'),
+  'ucf101': ('path', 'videos', 'resize'),
+  'bair': ('path', 'videos', 'resize'),
+}
 
 
 def _path(c, what: str) -> str:

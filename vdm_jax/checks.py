@@ -14,6 +14,7 @@ def settings(config):
     ConfigError: a name is unknown, or numbers do not fit together.
   """
   config_lib.choose('config.data.source', config.data.source, build.SOURCES)
+  _check_unread(config.data)
   config_lib.choose('config.text.kind', config.text.kind, TEXT_KINDS)
   build.objective(config)
   build.sampler(config)
@@ -21,6 +22,28 @@ def settings(config):
   # Whatever the network is told, its sizes must fit.
   silent = {'model.labels': False, 'model.cross_attention': False}
   build.model(config_lib.varied(config, silent), Conditions())
+
+
+def _check_unread(c):
+  """ConfigError for a setting that this source of data does nothing with."""
+  plain = config_lib.default().data
+  named = {name for names in build.READ.values() for name in names}
+  unread = named - set(build.READ[c.source])
+  if c.images and c.image_path:
+    unread.discard('resize')
+  elif c.image_path:
+    raise errors.ConfigError(
+      f'config.data.image_path is {c.image_path!r}, but config.data.images is '
+      '0; set how many images each video gets, or leave the path out'
+    )
+  for name in sorted(unread):
+    if c[name] != plain[name]:
+      others = [s for s in build.READ if name in build.READ[s]]
+      raise errors.ConfigError(
+        f'config.data.{name} is {c[name]!r}, which the source {c.source!r} has '
+        f'no use for; leave it out, or set config.data.source: '
+        f'{", ".join(others)} read it'
+      )
 
 
 def data(source: Source, config):
