@@ -87,10 +87,8 @@ def make_train_step(
 
   Returns:
     The step. Its batch has `video` uint8 `[b, t, h, w, c]`, packed images
-    included, and the `conditions` that the network needs. Its
-    metrics are scalars `loss` (what is minimised), `grad_norm`, `finite`, with
-    images `loss_video` and `loss_image`, and of all frames alike `band_sum`,
-    `band_count` `[len(BAND_EDGES) + 1]`.
+    included, and the `conditions` that the network needs. Its metrics are the
+    scalars `loss`, `grad_norm` and `finite`, and those of `report`.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -206,18 +204,29 @@ def part_loss(
     weight=objective.weight,
     image_frames=objective.image_frames,
   )
-  sums, counts = losses.banded(loss, part['logsnr'], BAND_EDGES)
-  report = {'band_sum': sums, 'band_count': counts}
-  if objective.image_frames:
-    frames = loss.shape[1] - objective.image_frames
-    report['loss_video'] = jnp.mean(loss[:, :frames])
-    report['loss_image'] = jnp.mean(loss[:, frames:])
   mean = losses.mean_of_frames(
     loss,
     image_frames=objective.image_frames,
     image_weight=objective.image_weight,
   )
-  return mean, report
+  return mean, report(loss, part['logsnr'], objective.image_frames)
+
+
+def report(
+  loss: Float[Array, 'b t'], logsnr: Float[Array, ' b'], image_frames: int
+) -> dict[str, Array]:
+  """What else is reported of the loss; here every frame counts alike.
+
+  `band_sum` and `band_count` `[len(BAND_EDGES) + 1]` of all frames, and with
+  packed images the means `loss_video` and `loss_image`.
+  """
+  sums, counts = losses.banded(loss, logsnr, BAND_EDGES)
+  found = {'band_sum': sums, 'band_count': counts}
+  if image_frames:
+    frames = loss.shape[1] - image_frames
+    found['loss_video'] = jnp.mean(loss[:, :frames])
+    found['loss_image'] = jnp.mean(loss[:, frames:])
+  return found
 
 
 def accumulated(part_grads: Callable, examples: Batch, parts: int):

@@ -250,7 +250,7 @@ def _validate_owners(values: dict):
       if value != unset[key]:
         raise errors.ConfigError(
           f'config.diffusion.{key} is {value}, which the schedule {chosen!r} '
-          f'does not have; leave it at {unset[key]}, or set '
+          f'does not have; set it to {unset[key]}, or '
           f'config.diffusion.schedule to {owner!r}'
         )
 
