@@ -308,10 +308,10 @@ class Trainer:
       self.checkpoints.require_fit(meta, abstract)
       self.refuse_other_data(meta)
 
-  def refuse_other_data(self, meta: dict):
-    """Raises CheckpointError if a checkpoint is of data that have changed."""
+  def refuse_other_data(self, meta: dict) -> str:
+    """What has changed in the data of a checkpoint; see `preflight`."""
     allowed = self.config.train.allow_data_change
-    preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
+    return preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
 
   def restore(self, abstract):
     """The newest good state of the workdir, or None."""
@@ -319,7 +319,9 @@ class Trainer:
     if found is None:
       return None
     state, meta = found
-    self.refuse_other_data(meta)
+    changed = self.refuse_other_data(meta)
+    if changed and jax.process_index() == 0:
+      runtime.warn(changed)
     self.origin = origin.recorded(meta, self.config)
     runtime.say(f'continuing from step {int(state.step)}')
     return state
