@@ -276,6 +276,20 @@ def test_bands_are_means_over_the_window():
   assert names[2] not in row  # an empty band is absent, not zero
 
 
+def test_a_finished_run_is_shown_without_its_metrics(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  quick.Windows(monkeypatch)
+  config = tiny.config(train__steps=3, sample__count=1)
+  train.run(config, tmp_path, TWO)
+  page = tmp_path / 'index.html'
+  whole = page.read_text()
+  page.unlink()
+  (tmp_path / 'metrics.jsonl').unlink()
+  train.run(config, tmp_path, TWO)
+  fact = '>step</th><td>3<'
+  assert fact in whole and fact in page.read_text()
+
+
 def test_config_is_stored_with_the_checkpoint(tmp_path):
   config = tiny.config(train__steps=1)
   train.run(config, tmp_path, TWO)

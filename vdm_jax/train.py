@@ -406,7 +406,7 @@ class Trainer:
       with storage.spared(f'the samples of step {step}'):
         name = f'step_{step:07d}'
         sample.write(self.config, self.workdir, clips, name=name, step=step)
-        self.gallery()
+        self.gallery(step)
     distributed.barrier('shown')
 
   def draw(self, state, wanted: request.Request, **options) -> sample.Clips:
@@ -416,17 +416,17 @@ class Trainer:
     )
     return sample.in_memory(model, wanted, **options)
 
-  def gallery(self, scores=None):
-    """Makes the page anew from what the workdir holds."""
+  def gallery(self, step: int, scores=None):
+    """Makes the page of a step anew from what the workdir holds."""
     rows = logs.read(self.workdir / 'metrics.jsonl')
     names = list(dict.fromkeys(k for r in rows for k in r if 'loss' in k))
     return gallery.rebuild(
       self.workdir,
       title=self.config.name,
       facts=sample.facts(self.config)
-      | {'step': rows[-1]['step']}
+      | {'step': step}
       | {'goodput': f'{self.account.summary()["goodput"]:.0%}'},
-      scores=scores,
+      scores=[scores] if scores else None,
       curve={name: logs.curve(rows, name) for name in names},
     )
 
@@ -438,7 +438,7 @@ class Trainer:
       return
     sample.write(c, self.workdir, clips, name='final', title='Final samples')
     scores = sample.score(c, clips)
-    page = self.gallery(scores=[scores] if scores else None)
+    page = self.gallery(int(state.step), scores)
     seconds = time.monotonic() - begin
     runtime.say(
       f'{len(clips.videos)} samples in {duration(seconds)}: open {page}'
