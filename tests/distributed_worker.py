@@ -101,12 +101,13 @@ def spoil(white, broken):
 
 
 def stop_at(train):
-  """Raises SIGTERM in this process at a step, or stops the step there."""
+  """Raises a signal in this process at a step, or stops the step there."""
   after_step = train.Trainer.after_step
 
   def wrapped(self, state, n, *args, **options):
-    if here('term') == n:
-      os.kill(os.getpid(), signal.SIGTERM)
+    for name in ('SIGTERM', 'SIGINT'):
+      if here(name) == n:
+        os.kill(os.getpid(), getattr(signal, name))
     if here('sleep') == n:
       time.sleep(10_000)
     return after_step(self, state, n, *args, **options)
@@ -115,6 +116,8 @@ def stop_at(train):
 
 
 if __name__ == '__main__':
+  # A shell's background jobs ignore it, and so would what they start.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   if MISHAP.get('loop') or MISHAP.get('save'):
     main.MODES['train'] = 'tests.distributed_worker'
   else:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -32,6 +33,7 @@ from vdm_jax import (
   errors,
   identity,
   logs,
+  runtime,
   sharding,
   train,
 )
@@ -217,6 +219,44 @@ def test_a_defect_ends_all_and_keeps_its_traceback(launch, tmp_path):
   assert job.statuses() == [1, 1]
   assert "KeyError: 'a defect'" in job.text(0)
   assert 'process 0 failed' in job.text(1)
+
+
+def test_ctrl_c_ends_all_in_a_line(launch, tmp_path):
+  job = loop(launch, tmp_path / 'run')
+  job.wait_for(tmp_path / 'run' / 'steps_0', 20)
+  job.processes[1].send_signal(signal.SIGINT)
+  assert job.statuses() == [130, 130]
+  assert job.text(1).count('vdm_jax: stopped: interrupted; ') == 1
+  assert 'stopped: process 1 failed: interrupted' in job.text(0)
+  assert 'Traceback' not in job.text(0) + job.text(1)
+
+
+@pytest.mark.parametrize('saves', [True, False])
+def test_ctrl_c_is_passed_on_where_sigterm_saves(monkeypatch, saves):
+  """The second one is not caught; without saving not even the first."""
+  got = []
+  handlers = {
+    signal.SIGTERM: lambda number, _: got.append(number),
+    signal.SIGINT: signal.default_int_handler,
+  }
+  before = {n: signal.signal(n, h) for n, h in handlers.items()}
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+    runtime.jax, 'config', mock.Mock(jax_enable_preemption_service=saves)
+  )
+  try:
+    with runtime.Stop() as stop:
+      if saves:
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+      else:
+        with pytest.raises(KeyboardInterrupt):
+          signal.raise_signal(signal.SIGINT)
+    assert got == [signal.SIGTERM] * saves and not stop.requested
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 # How they begin.
@@ -489,17 +529,19 @@ def test_four_processes_hand_over_to_one_and_to_two(launch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('victim', [0, 1])
-def test_sigterm_to_either_saves_the_same_step(launch, tmp_path, victim):
+@pytest.mark.parametrize(
+  'name, victim', [('SIGTERM', 0), ('SIGTERM', 1), ('SIGINT', 0), ('SIGINT', 1)]
+)
+def test_a_signal_to_either_saves_the_same_step(launch, tmp_path, name, victim):
   workdir, whole = tmp_path / 'run', tmp_path / 'whole'
   config = {'train__checkpoint_every': 1000}
   job = launch(
-    workdir, mishap={'term': {str(victim): 5}}, train__steps=10_000, **config
+    workdir, mishap={name: {str(victim): 5}}, train__steps=10_000, **config
   )
   statuses = job.statuses()
   assert statuses == [errors.Preempted.status] * 2, job.text(0)
   [step] = checkpoint.Checkpoints(workdir, read_only=True).steps()
-  print(f'SIGTERM in process {victim} at step 5: both saved step {step}')
+  print(f'{name} in process {victim} at step 5: both saved step {step}')
   for i in range(2):
     assert f'step {step} is saved' in job.text(i)
   assert len(losses(workdir)) == step

@@ -127,6 +127,22 @@ def test_a_full_disk_is_one_line(mode, monkeypatch, capsys, tmp_path):
     run(monkeypatch, capsys, *argv)
 
 
+@pytest.mark.parametrize('mode', [train, plan, convert])
+def test_ctrl_c_is_one_line(mode, monkeypatch, capsys, tmp_path):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(mode, 'run', interrupted)
+  name = mode.__name__.rpartition('.')[2]
+  argv = [*TINY, f'--mode={name}', f'--workdir={tmp_path}']
+  if mode is convert:
+    argv = ['--mode=convert', '--network=inception', '--weights=a.pt']
+  status, text = run(monkeypatch, capsys, *argv)
+  assert status == 130 and text.startswith('vdm_jax: stopped: interrupted; ')
+  assert text.count('\n') == 1
+  assert 'Traceback' in run(monkeypatch, capsys, *argv, '--debug')[1]
+
+
 def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):
   status, text = run(
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'

@@ -67,6 +67,15 @@ class RetryError(UserError):
   status = 75
 
 
+class Interrupted(UserError):
+  """The run was ended by Ctrl-C, where it does not save first.
+
+  130 is what shells report of a program that SIGINT has ended.
+  """
+
+  status = 130
+
+
 @contextlib.contextmanager
 def full_disk_told():
   """Around what writes: a disk that is full is no defect of the program.

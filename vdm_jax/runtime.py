@@ -126,8 +126,9 @@ def leave(status: int):
 class Stop:
   """Notes SIGTERM and Ctrl-C instead of dying of them; the second kills.
 
-  With several processes JAX itself spreads the news, and a handler of ours
-  would be in its way.
+  With several processes JAX itself notes SIGTERM and spreads the news, where a
+  training asks it to (`distributed.start`); a handler of ours would be in its
+  way. There Ctrl-C does what SIGTERM does.
   """
 
   def __init__(self):
@@ -138,12 +139,22 @@ class Stop:
     if jax.process_count() == 1:
       for number in (signal.SIGTERM, signal.SIGINT):
         self._old[number] = signal.signal(number, self._note)
+    elif jax.config.jax_enable_preemption_service:
+      number = signal.SIGINT
+      self._old[number] = signal.signal(number, self._pass_on)
     return self
 
   def _note(self, number, frame):
     del frame
     self.requested = True
     signal.signal(number, self._old[number])
+
+  def _pass_on(self, number, frame):
+    del frame
+    # Python's own handler would wait for a collective to end, and others for
+    # this process.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
   def __exit__(self, *_):
     for number, old in self._old.items():
