@@ -93,7 +93,7 @@ def _run(command: command_lib.Command, *, debug: bool) -> int:
     distributed.check_same(asked | settings | runtime.versions(), c.patience)
     runtime.check_platform(c.platform)
     account = {'began': BEGAN} if mode == 'train' else {}
-    with errors.full_disk_told():
+    with errors.full_disk_told(), runtime.memory_told():
       importlib.import_module(MODES[mode]).run(config, workdir, **account)
     if distributed.active():
       distributed.finish()

@@ -1,10 +1,12 @@
 """How a process meets its machine: devices, compilation cache, messages."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging as stdlib_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -14,6 +16,7 @@ from absl import logging
 from vdm_jax import errors
 
 _EXTRAS = {'gpu': 'cuda'}  # of setup.py; the others are called alike
+_NO_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|OUT_OF_MEMORY')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
 
 
@@ -83,6 +86,30 @@ def check_platform(wanted: str):
       f'{jax.device_count()} {found} device(s) alone; install the extra '
       f"{_EXTRAS.get(wanted, wanted)} and its driver, or set it to ''"
     )
+
+
+@contextlib.contextmanager
+def memory_told():
+  """Around what computes: a model that does not fit is no defect.
+
+  It is found when programs compile, or when they or their arrays are to be
+  placed: in the first state, a step or a sample.
+
+  Raises:
+    ConfigError: a device has too little memory.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as e:
+    if not _NO_MEMORY.search(str(e)):
+      raise
+    line = str(e).partition('RESOURCE_EXHAUSTED: ')[2] or str(e)
+    raise errors.ConfigError(
+      f'a device has too little memory ({line.splitlines()[0][:90]}); lower '
+      'config.train.batch_size (for samples sample.batch_size), raise '
+      'config.train.accumulate or config.mesh.fsdp, or set config.model.remat '
+      "to 'block'"
+    ) from e
 
 
 def cache_folder() -> pathlib.Path:

@@ -51,7 +51,8 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
 
   Args:
     config: the settings, validated.
-    workdir: where the run lives; a new folder or one of the same config.
+    workdir: where the run lives; a new folder, one of the same config, or one
+      without a checkpoint.
     devices: the devices to train on, all by default.
     began: when the start of the run began, for `goodput.json`; now if None.
 
@@ -63,7 +64,7 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
   mesh = sharding.of_config(config, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
   saved = workdir / 'config.json'
-  if saved.is_file():
+  if saved.is_file() and _steps(workdir):
     identity.refuse_other(
       saved.read_text(),
       config,
@@ -78,12 +79,14 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
   if config.sample.count:
     request.check(config, told)  # a mistake in it ends the run here
   begin = origin.check(config, told, model, mesh, workdir)
-  new = json.dumps(not saved.is_file())
-  new = json.loads(distributed.exchange('new', new)[0])
   with lock.hold(workdir), account:
-    account.open()
+    # The first process decides; Trainer.check compares what is saved by now.
+    new = not json.loads(
+      distributed.exchange('steps', json.dumps(_steps(workdir)))[0]
+    )
     if new:
       claim(workdir, config)
+    account.open()
     trainer = Trainer(config, workdir, mesh, source, told, model, account)
     # Compiled before anything is restored, so that a model that does not fit
     # ends here; and before the processes first wait for each other's devices.
@@ -102,8 +105,15 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
       trainer.fit(compiled, state)
 
 
+def _steps(workdir: pathlib.Path) -> list[int]:
+  return storage.steps(workdir / 'checkpoints')
+
+
 def claim(workdir: pathlib.Path, config):
   """Writes `config.json`; nothing is written before all else is checked.
+
+  A start that was ended before its first checkpoint does not bind the next
+  one. What it has left would be shown as of this config, and goes aside.
 
   Raises:
     CheckpointError: if the workdir cannot be written, or is not one folder
@@ -116,6 +126,8 @@ def claim(workdir: pathlib.Path, config):
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    if not _steps(workdir):
+      _make_way(workdir, config)
     writing.write_bytes(
       workdir / 'config.json', identity.to_json(config).encode()
     )
@@ -125,6 +137,23 @@ def claim(workdir: pathlib.Path, config):
       f'the workdir cannot be written ({e}); choose another --workdir or '
       'change its permissions'
     ) from e
+
+
+def _make_way(workdir: pathlib.Path, config):
+  """Puts aside what a start of another config has left."""
+  saved = workdir / 'config.json'
+  if not saved.is_file():
+    return
+  try:
+    found = identity.differences(identity.from_json(saved.read_text()), config)
+  except errors.ConfigError:
+    found = ['config.json cannot be read']
+  place = storage.set_run_aside(workdir) if found else None
+  if place:
+    runtime.say(
+      f'an earlier start of another config ({"; ".join(found[:2])}) has saved '
+      f'no checkpoint; what it left is in {place}'
+    )
 
 
 def _see(path: pathlib.Path, seconds: float = 60.0):
