@@ -1,0 +1,67 @@
+"""What every process would do alike, one does while the others wait."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def turn(path: str | os.PathLike, work: str) -> Iterator[bool]:
+  """Around work that one process at a time does; whoever comes later waits.
+
+  The lock is the kernel's: it goes with its process, however that ends. Where
+  the disk knows none, nobody waits.
+
+  Args:
+    path: a file for the lock; made if missing, and left there.
+    work: for the line that tells of waiting, such as 'index the videos'.
+
+  Yields:
+    Whether another process was waited for, which may have done the work.
+
+  Raises:
+    OSError: the file cannot be made.
+  """
+  if '://' in os.fspath(path):
+    _unlocked(path, work)
+    yield False
+    return
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    waited = _take(file, path, work)
+    try:
+      yield waited
+    finally:
+      # Closing would not do while a process that was forked has it open.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _take(file, path: Path, work: str) -> bool:
+  """Returns when the lock is ours, or there are none; whether it waited."""
+  from vdm_jax import lock, runtime  # with JAX, which workers do without
+
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return False
+  except BlockingIOError:
+    runtime.say(f'waiting for another process to {work}')
+  except OSError as error:
+    if error.errno not in lock.UNSUPPORTED:
+      raise
+    _unlocked(path, work)
+    return False
+  fcntl.flock(file, fcntl.LOCK_EX)
+  return True
+
+
+def _unlocked(path, work: str):
+  from vdm_jax import runtime
+
+  runtime.warn(
+    f'{os.path.dirname(path)} knows no locks; processes that are to {work} do '
+    'so all at once'
+  )
