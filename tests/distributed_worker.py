@@ -86,7 +86,8 @@ def slow_compiler(train):
   train.compile_step = late
   if MISHAP.get('no barrier'):
     distributed.barrier = lambda *_: None
-    distributed.exchange = lambda name, text: [text]
+    distributed.exchange = lambda name, text, *_: [text]
+    distributed.check_same = lambda *_, **__: None
 
 
 def spoil(white, broken):
@@ -98,6 +99,21 @@ def spoil(white, broken):
   source = spoilt.Spoilt(white, broken)
   build.data = lambda config: (source, Conditions())
   step.to_float = spoilt.to_float(np.nan)
+
+
+def lose_videos():
+  """A process has fewer clips than the others."""
+  from vdm_jax import build
+
+  data = build.data
+
+  def incomplete(config):
+    source, told = data(config)
+    if lacking := here('lacks'):
+      source.length -= lacking
+    return source, told
+
+  build.data = incomplete
 
 
 def stop_at(train):
@@ -125,6 +141,7 @@ if __name__ == '__main__':
 
     if 'white' in MISHAP:
       spoil(MISHAP['white'], MISHAP['broken'])
+    lose_videos()
     slow_compiler(train)
     stop_at(train)
   main.cli()

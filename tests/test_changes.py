@@ -26,6 +26,7 @@ def test_what_is_the_same_is_not_told():
     ({'classes': ['dog', 'cat']}, 'source.classes: in another order'),
     ({'classes': []}, 'source.classes: without cat, dog'),
     ({'captions': 'c'}, 'source.captions: nothing → c'),
+    ({'resize': ''}, 'source.resize: crop → nothing'),
   ],
 )
 def test_each_change_is_told_by_its_key(change, said):

@@ -57,7 +57,7 @@ def _of_trees(value) -> bool:
 def _change(old, new) -> str:
   if isinstance(old, list) and isinstance(new, list):
     return _of_lists(old, new)
-  was, now = ('nothing' if v is None else str(v) for v in (old, new))
+  was, now = ('nothing' if v in (None, '') else str(v) for v in (old, new))
   return f'{_cut(was, now)} → {_cut(now, was)}'
 
 

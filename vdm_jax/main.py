@@ -90,7 +90,13 @@ def _run(command: command_lib.Command, *, debug: bool) -> int:
   try:
     settings = {f'config.{k}': v for k, v in identity.public(config).items()}
     asked = {'--mode': mode, '--workdir': str(workdir)}
-    distributed.check_same(asked | settings | runtime.versions(), c.patience)
+    distributed.check_same(
+      'settings',
+      asked | settings | runtime.versions(),
+      error=errors.ConfigError,
+      advice='start all with the same command, config and versions',
+      seconds=c.patience,
+    )
     runtime.check_platform(c.platform)
     account = {'began': BEGAN} if mode == 'train' else {}
     with errors.full_disk_told(), runtime.memory_told():

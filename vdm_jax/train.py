@@ -73,6 +73,7 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
     )
   checks.settings(config)
   source, told = build.data(config)
+  checks.same_data(source, told, config)
   checks.data(source, config)
   model = build.model(config, told)
   sharding.check_space(mesh, model, refine.training_size(config))
