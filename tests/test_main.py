@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tests import quick, tiny
-from vdm_jax import command, convert, identity, main, plan, train
+from vdm_jax import claims, command, convert, identity, main, plan, train
 from vdm_jax.generate import Generator
 
 TINY = (
@@ -150,7 +150,7 @@ def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )
   assert status == 4 and 'config.json' in text
-  train.claim(tmp_path, tiny.config(sample__count=1))
+  claims.claim(tmp_path, tiny.config(sample__count=1))
   status, text = run(
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )
@@ -211,7 +211,7 @@ def test_workdir_that_is_a_file(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize('form', [['--workdir=RUN'], ['--workdir', 'RUN']])
 def test_saved_config_is_found_in_the_workdir(form, tmp_path):
-  train.claim(tmp_path, tiny.config())
+  claims.claim(tmp_path, tiny.config())
   argv = [
     'main.py',
     '--mode=sample',

@@ -17,6 +17,7 @@ from tests import quick, tiny
 from vdm_jax import (
   build,
   checkpoint,
+  claims,
   errors,
   identity,
   logs,
@@ -230,7 +231,7 @@ def test_a_start_without_a_checkpoint_does_not_bind(
 ):
   """What it has left to look at goes aside, and is not shown as of the next."""
   monkeypatch.setattr(train, 'compile_step', quick.no_step)
-  train.claim(tmp_path, tiny.config())
+  claims.claim(tmp_path, tiny.config())
   (tmp_path / 'goodput.json').write_text('of a start that took no step')
   files = {
     'metrics.jsonl': '{"step": 3, "loss": 7.0}\n',
@@ -274,7 +275,7 @@ def test_a_start_without_a_checkpoint_does_not_bind(
 def test_what_a_start_of_the_same_config_left_stays(tmp_path, monkeypatch):
   monkeypatch.setattr(train, 'compile_step', quick.no_step)
   config = tiny.config(train__steps=1)
-  train.claim(tmp_path, config)
+  claims.claim(tmp_path, config)
   shown = tmp_path / 'samples' / 'step_0000003'
   shown.mkdir(parents=True)
   train.run(config, tmp_path, TWO)

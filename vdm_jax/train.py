@@ -13,6 +13,7 @@ from vdm_jax import (
   build,
   checkpoint,
   checks,
+  claims,
   distributed,
   ensemble,
   errors,
@@ -36,7 +37,7 @@ from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
 from vdm_jax.generate import Generator
-from vdm_jax.media import gallery, writing
+from vdm_jax.media import gallery
 from vdm_jax.nn import inflation
 from vdm_jax.progress import duration
 
@@ -63,14 +64,7 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
   c = config.train
   mesh = sharding.of_config(config, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
-  saved = workdir / 'config.json'
-  if saved.is_file() and _steps(workdir):
-    identity.refuse_other(
-      saved.read_text(),
-      config,
-      what=str(workdir),
-      advice='choose another --workdir, or undo the change',
-    )
+  claims.refuse_other(workdir, config)
   checks.settings(config)
   source, told = build.data(config)
   checks.same_data(source, told, config)
@@ -81,12 +75,9 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
     request.check(config, told)  # a mistake in it ends the run here
   begin = origin.check(config, told, model, mesh, workdir)
   with lock.hold(workdir), account:
-    # The first process decides; Trainer.check compares what is saved by now.
-    new = not json.loads(
-      distributed.exchange('steps', json.dumps(_steps(workdir)))[0]
-    )
+    new = claims.is_new(workdir)
     if new:
-      claim(workdir, config)
+      claims.claim(workdir, config)
     account.open()
     trainer = Trainer(config, workdir, mesh, source, told, model, account)
     # Compiled before anything is restored, so that a model that does not fit
@@ -101,72 +92,9 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
       if state is None:
         state = trainer.begin(init, begin)
       if not new:
-        claim(workdir, config)  # for what may change between two starts
+        claims.claim(workdir, config)  # for what may change between two starts
       distributed.barrier('ready')
       trainer.fit(compiled, state)
-
-
-def _steps(workdir: pathlib.Path) -> list[int]:
-  return storage.steps(workdir / 'checkpoints')
-
-
-def claim(workdir: pathlib.Path, config):
-  """Writes `config.json`; nothing is written before all else is checked.
-
-  A start that was ended before its first checkpoint does not bind the next
-  one. What it has left would be shown as of this config, and goes aside.
-
-  Raises:
-    CheckpointError: if the workdir cannot be written, or is not one folder
-      for all processes.
-  """
-  distributed.barrier('checked')
-  if jax.process_index():
-    distributed.barrier('claimed')
-    _see(workdir / 'config.json')
-    return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not _steps(workdir):
-      _make_way(workdir, config)
-    writing.write_bytes(
-      workdir / 'config.json', identity.to_json(config).encode()
-    )
-    distributed.barrier('claimed')
-  except OSError as e:
-    raise errors.CheckpointError(
-      f'the workdir cannot be written ({e}); choose another --workdir or '
-      'change its permissions'
-    ) from e
-
-
-def _make_way(workdir: pathlib.Path, config):
-  """Puts aside what a start of another config has left."""
-  saved = workdir / 'config.json'
-  if not saved.is_file():
-    return
-  try:
-    found = identity.differences(identity.from_json(saved.read_text()), config)
-  except errors.ConfigError:
-    found = ['config.json cannot be read']
-  place = storage.set_run_aside(workdir) if found else None
-  if place:
-    runtime.say(
-      f'an earlier start of another config ({"; ".join(found[:2])}) has saved '
-      f'no checkpoint; what it left is in {place}'
-    )
-
-
-def _see(path: pathlib.Path, seconds: float = 60.0):
-  """Waits for what process 0 has written; network disks take their time."""
-  end = time.monotonic() + seconds
-  while not path.is_file():
-    if time.monotonic() > end:
-      raise errors.CheckpointError(
-        f'process {jax.process_index()} does not see {path}, which process 0 '
-        'has written; give a --workdir that all machines share'
-      )
-    time.sleep(0.5)
 
 
 def programs(config, model, mesh, shapes, check=None):
