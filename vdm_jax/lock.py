@@ -9,7 +9,6 @@ taken from a holder on another machine.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -23,7 +22,6 @@ from vdm_jax import distributed, errors, runtime
 FILE = '.lock'
 BEAT = 5.0  # seconds between two touches
 SILENCE = 60.0  # without one, after which a holder elsewhere counts as dead
-UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -70,7 +68,7 @@ def _take(file, workdir, me: dict):
   except BlockingIOError:
     raise _held(workdir, _read(file)) from None
   except OSError as e:
-    if e.errno not in UNSUPPORTED:
+    if e.errno not in errors.NO_LOCKS:
       raise
     supported = False
   holder = _read(file)

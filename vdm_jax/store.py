@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import lock, runtime
+from vdm_jax import errors, runtime
 from vdm_jax.errors import CheckpointError
 from vdm_jax.media import writing
 
@@ -167,7 +167,7 @@ def _claim(folder: pathlib.Path) -> int:
       'its end, or ask for others'
     ) from None
   except OSError as error:
-    if error.errno not in lock.UNSUPPORTED:
+    if error.errno not in errors.NO_LOCKS:
       raise
   return file
 

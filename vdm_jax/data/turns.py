@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vdm_jax import errors
+
 
 @contextlib.contextmanager
 def turn(path: str | os.PathLike, work: str) -> Iterator[bool]:
@@ -42,7 +44,7 @@ def turn(path: str | os.PathLike, work: str) -> Iterator[bool]:
 
 def _take(file, path: Path, work: str) -> bool:
   """Returns when the lock is ours, or there are none; whether it waited."""
-  from vdm_jax import lock, runtime  # with JAX, which workers do without
+  from vdm_jax import runtime  # with JAX, which workers do without
 
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +52,7 @@ def _take(file, path: Path, work: str) -> bool:
   except BlockingIOError:
     runtime.say(f'waiting for another process to {work}')
   except OSError as error:
-    if error.errno not in lock.UNSUPPORTED:
+    if error.errno not in errors.NO_LOCKS:
       raise
     _unlocked(path, work)
     return False
