@@ -58,11 +58,12 @@ def index(
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     file = cache / 'videos' / f'{digest[:24]}.json'
   stamps, missing = _stamps(root, names)
+  began = _version(file)
   found = _load(file, stamps, quiet=True)
   if found.known.keys() < stamps.keys():
-    with _turn(file, root) as waited:
+    with _turn(file, root):
       found = _load(file, stamps)
-      if not waited:
+      if _version(file) == began:  # else another process has just tried
         found.problems.clear()
       new = [name for name in stamps if name not in found]
       if new:
@@ -103,17 +104,25 @@ def _stamps(root, names) -> tuple[dict[str, list[int]], list[tuple[str, str]]]:
 
 
 @contextlib.contextmanager
-def _turn(file: Path | None, root) -> Iterator[bool]:
+def _turn(file: Path | None, root) -> Iterator[None]:
   """As `turns.turn`; without a cache, nobody waits for what is not kept."""
   with contextlib.ExitStack() as stack:
-    waited = False
     try:
       if file is not None:
         path, work = file.with_suffix('.lock'), f'index the videos of {root}'
-        waited = stack.enter_context(turns.turn(path, work))
+        stack.enter_context(turns.turn(path, work))
     except OSError as error:
       _warn(f'other processes cannot wait for the video index ({error})')
-    yield waited
+    yield
+
+
+def _version(file: Path | None) -> tuple[int, int] | None:
+  """What is another whenever the cache was written; None if there is none."""
+  try:
+    status = file.stat() if file else None
+  except OSError:
+    return None
+  return status and (status.st_ino, status.st_mtime_ns)
 
 
 def _add(found: _Found, results: Iterable, file: Path | None, root):

@@ -10,7 +10,7 @@ from vdm_jax import errors
 
 
 @contextlib.contextmanager
-def turn(path: str | os.PathLike, work: str) -> Iterator[bool]:
+def turn(path: str | os.PathLike, work: str) -> Iterator[None]:
   """Around work that one process at a time does; whoever comes later waits.
 
   The lock is the kernel's: it goes with its process, however that ends. Where
@@ -20,44 +20,38 @@ def turn(path: str | os.PathLike, work: str) -> Iterator[bool]:
     path: a file for the lock; made if missing, and left there.
     work: for the line that tells of waiting, such as 'index the videos'.
 
-  Yields:
-    Whether another process was waited for, which may have done the work.
-
   Raises:
     OSError: the file cannot be made.
   """
   if '://' in os.fspath(path):
     _unlocked(path, work)
-    yield False
+    yield
     return
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
-    waited = _take(file, path, work)
+    _take(file, path, work)
     try:
-      yield waited
+      yield
     finally:
       # Closing would not do while a process that was forked has it open.
       with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _take(file, path: Path, work: str) -> bool:
-  """Returns when the lock is ours, or there are none; whether it waited."""
+def _take(file, path: Path, work: str):
+  """Returns when the lock is ours, or there are none."""
   from vdm_jax import runtime  # with JAX, which workers do without
 
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return False
   except BlockingIOError:
     runtime.say(f'waiting for another process to {work}')
+    fcntl.flock(file, fcntl.LOCK_EX)
   except OSError as error:
     if error.errno not in errors.NO_LOCKS:
       raise
     _unlocked(path, work)
-    return False
-  fcntl.flock(file, fcntl.LOCK_EX)
-  return True
 
 
 def _unlocked(path, work: str):
