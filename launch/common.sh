@@ -114,7 +114,8 @@ may_restart() {
 
 # One exit status for many processes: 0 if all are 0; else the first that no
 # restart can mend; else 42 if they were asked to stop, else 75. A process that
-# died of a signal, or of which nothing was heard, died with another one.
+# died of a signal, or of which nothing was heard, died with another one; but
+# 130 is somebody's Ctrl-C.
 verdict() {
   local status answer=0
   for status; do
@@ -123,7 +124,7 @@ verdict() {
       42) if ((answer == 0)); then answer=42; fi ;;
       75 | lost) answer=75 ;;
       *)
-        if ((status < 128)); then
+        if ((status < 128 || status == 130)); then
           printf %s "$status"
           return
         fi

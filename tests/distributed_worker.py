@@ -86,7 +86,8 @@ def slow_compiler(train):
   train.compile_step = late
   if MISHAP.get('no barrier'):
     distributed.barrier = lambda *_: None
-    distributed.exchange = lambda name, text: [text]
+    distributed.exchange = lambda name, text, *_: [text]
+    distributed.check_same = lambda *_, **__: None
 
 
 def spoil(white, broken):
@@ -100,13 +101,29 @@ def spoil(white, broken):
   step.to_float = spoilt.to_float(np.nan)
 
 
+def lose_videos():
+  """A process has fewer clips than the others."""
+  from vdm_jax import build
+
+  data = build.data
+
+  def incomplete(config):
+    source, told = data(config)
+    if lacking := here('lacks'):
+      source.length -= lacking
+    return source, told
+
+  build.data = incomplete
+
+
 def stop_at(train):
-  """Raises SIGTERM in this process at a step, or stops the step there."""
+  """Raises a signal in this process at a step, or stops the step there."""
   after_step = train.Trainer.after_step
 
   def wrapped(self, state, n, *args, **options):
-    if here('term') == n:
-      os.kill(os.getpid(), signal.SIGTERM)
+    for name in ('SIGTERM', 'SIGINT'):
+      if here(name) == n:
+        os.kill(os.getpid(), getattr(signal, name))
     if here('sleep') == n:
       time.sleep(10_000)
     return after_step(self, state, n, *args, **options)
@@ -115,6 +132,8 @@ def stop_at(train):
 
 
 if __name__ == '__main__':
+  # A shell's background jobs ignore it, and so would what they start.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   if MISHAP.get('loop') or MISHAP.get('save'):
     main.MODES['train'] = 'tests.distributed_worker'
   else:
@@ -122,6 +141,7 @@ if __name__ == '__main__':
 
     if 'white' in MISHAP:
       spoil(MISHAP['white'], MISHAP['broken'])
+    lose_videos()
     slow_compiler(train)
     stop_at(train)
   main.cli()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax import build, checkpoint, identity, sample, sharding, train
+from vdm_jax import build, checkpoint, claims, identity, sample, sharding
 from vdm_jax import state as state_lib
 from vdm_jax.conditions import Conditions
 
@@ -33,7 +33,7 @@ def run(workdir, config, told=None, *, step=1, scale=1.0):
   state = state_lib.TrainState(
     jnp.int32(step), params, ema, build.optimizer(config).init(params)
   )
-  train.claim(workdir, config)
+  claims.claim(workdir, config)
   checkpoints = checkpoint.Checkpoints(workdir)
   checkpoints.save(
     state,

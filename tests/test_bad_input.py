@@ -64,7 +64,7 @@ def command(monkeypatch, capsys, workdir):
     raise Started('nothing is wrong; so begin')
 
   monkeypatch.setattr('vdm_jax.train.compile_step', compiled)
-  monkeypatch.setattr('vdm_jax.train.claim', claimed)
+  monkeypatch.setattr('vdm_jax.claims.claim', claimed)
   monkeypatch.chdir(ROOT)
   monkeypatch.setenv('XDG_CACHE_HOME', str(workdir.parent / 'cache'))
 

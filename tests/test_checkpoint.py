@@ -237,20 +237,24 @@ def test_a_step_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     found.restore_ema(ema)
 
 
-def test_other_data_are_refused_unless_allowed(capsys):
-  old = {'source': {'size': 8}, 'elements': 9, 'batch_size': 8, 'seed': 0}
-  preflight.refuse_data(old, dict(old), allowed=False)
-  for key, value in (
-    ('source', {'size': 9}),
-    ('elements', 10),
-    ('batch_size', 4),
-    ('seed', 1),
+def test_other_data_are_refused_unless_allowed():
+  files = {'files': 64 * 'a', 'classes': ['cat', 'dog']}
+  old = {'source': {'size': 8, 'flipped': files}, 'elements': 9, 'seed': 0}
+  assert preflight.refuse_data(old, dict(old), allowed=False) == ''
+  for change, told in (
+    ({'elements': 10}, 'elements: 9 → 10'),
+    ({'seed': 1}, 'seed: 0 → 1'),
+    (
+      {'source': {'size': 9, 'flipped': files | {'classes': ['cat']}}},
+      'source.size: 8 → 9; source.flipped.classes: without dog',
+    ),
   ):
-    new = old | {key: value}
-    with pytest.raises(errors.CheckpointError, match=rf'changed \({key}\)'):
-      preflight.refuse_data(old, new, allowed=False)
-    preflight.refuse_data(old, new, allowed=True)
-    assert f'changed ({key})' in capsys.readouterr().err
+    with pytest.raises(errors.CheckpointError) as refused:
+      preflight.refuse_data(old, old | change, allowed=False)
+    assert f'have changed ({told}); bring' in str(refused.value)
+    assert len(str(refused.value)) <= 300
+    said = preflight.refuse_data(old, old | change, allowed=True)
+    assert f'have changed ({told}), as' in said
 
 
 # Meshes.

@@ -159,12 +159,26 @@ def test_saved_config_that_does_not_fit(text, message):
     ('diffusion.p_mean', float('nan')),
     ('diffusion.interval', (0.5, 0.5)),
     ('diffusion.interval', (0.0, 0.5, 1.0)),
+    ('seed', -1),
+    ('seed', 2**32),
+    ('sample.seed', 2**64),
+    ('analyze.seed', 10**400),
+    ('train.steps', -(10**400)),
   ],
 )
 def test_values_out_of_range_are_named(key, value):
   validation.validate(tiny.config())
   with pytest.raises(errors.ConfigError, match=key.split('.')[-1]):
     validation.validate(tiny.config(**{key: value}))
+
+
+def test_seeds_that_are_taken_are_all_different():
+  key = lambda seed: jax.random.key_data(jax.random.key(seed)).tolist()  # noqa: E731
+  last = validation.SEEDS - 1
+  for name in validation.SEED:
+    validation.validate(tiny.config(**{name: last}))
+  assert key(last) not in (key(0), key(5))
+  assert key(validation.SEEDS + 5) == key(5)  # of those that are not
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 Most of them only add up numbers (`loop`); those that train do what users do.
 """
 
+import collections
+import concurrent.futures
 import contextlib
+import dataclasses
 import ipaddress
 import itertools
 import json
@@ -16,7 +19,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -27,16 +33,18 @@ from tests.listeners import listening
 from vdm_jax import (
   build,
   checkpoint,
+  checks,
   cluster,
   distributed,
   errors,
   identity,
   logs,
+  runtime,
   sharding,
   train,
 )
 from vdm_jax.conditions import Conditions
-from vdm_jax.data import pipeline
+from vdm_jax.data import pipeline, shapes
 
 ROOT = pathlib.Path(__file__).parents[1]
 RETRY = errors.RetryError.status
@@ -219,6 +227,44 @@ def test_a_defect_ends_all_and_keeps_its_traceback(launch, tmp_path):
   assert 'process 0 failed' in job.text(1)
 
 
+def test_ctrl_c_ends_all_in_a_line(launch, tmp_path):
+  job = loop(launch, tmp_path / 'run')
+  job.wait_for(tmp_path / 'run' / 'steps_0', 20)
+  job.processes[1].send_signal(signal.SIGINT)
+  assert job.statuses() == [130, 130]
+  assert job.text(1).count('vdm_jax: stopped: interrupted; ') == 1
+  assert 'stopped: process 1 failed: interrupted' in job.text(0)
+  assert 'Traceback' not in job.text(0) + job.text(1)
+
+
+@pytest.mark.parametrize('saves', [True, False])
+def test_ctrl_c_is_passed_on_where_sigterm_saves(monkeypatch, saves):
+  """The second one is not caught; without saving not even the first."""
+  got = []
+  handlers = {
+    signal.SIGTERM: lambda number, _: got.append(number),
+    signal.SIGINT: signal.default_int_handler,
+  }
+  before = {n: signal.signal(n, h) for n, h in handlers.items()}
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+    runtime.jax, 'config', mock.Mock(jax_enable_preemption_service=saves)
+  )
+  try:
+    with runtime.Stop() as stop:
+      if saves:
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+      else:
+        with pytest.raises(KeyboardInterrupt):
+          signal.raise_signal(signal.SIGINT)
+    assert got == [signal.SIGTERM] * saves and not stop.requested
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
 # How they begin.
 
 
@@ -231,13 +277,122 @@ def test_other_settings_are_refused(launch, tmp_path):
   assert job.statuses() == [2, 2]
   lines = [t for t in job.text(1).splitlines() if t.startswith('vdm_jax: ')]
   expected = (
-    'vdm_jax: error: process 1 differs from process 0 (config.data.size: '
-    '8 → 16; config.train.batch_size: 8 → 16); start all with the same '
-    'command, config and versions'
+    'vdm_jax: error: process 1 has other settings than process 0 '
+    '(config.data.size: 8 → 16; config.train.batch_size: 8 → 16); start all '
+    'with the same command, config and versions'
   )
   assert lines == [expected]
-  assert 'process 1 differs from process 0' in job.text(0)
+  assert 'process 1 has other settings than process 0' in job.text(0)
   assert not (tmp_path / 'run' / 'steps_0').exists()
+
+
+class Coordinator:
+  """The client of the coordination service, of threads that are processes."""
+
+  def __init__(self, count):
+    self.keys, self._lock = {}, threading.Lock()
+    self._barriers = collections.defaultdict(
+      lambda: threading.Barrier(count, timeout=30)
+    )
+
+  def key_value_set(self, key, text, allow_overwrite=False):
+    assert allow_overwrite or key not in self.keys
+    self.keys[key] = text
+
+  def key_value_dir_get(self, folder):
+    return [item for item in self.keys.items() if item[0].startswith(folder)]
+
+  def wait_at_barrier(self, name, milliseconds):
+    del milliseconds
+    with self._lock:
+      barrier = self._barriers[name]
+    barrier.wait()
+
+
+@pytest.fixture
+def processes(monkeypatch):
+  """Calls a function of a process's number in threads; what each returns."""
+  here = threading.local()
+  monkeypatch.setattr(distributed, '_state', lambda: here.state)
+  monkeypatch.setattr(distributed, 'active', lambda: True)
+
+  def run(count, call):
+    client = Coordinator(count)
+
+    def process(i):
+      here.state = types.SimpleNamespace(
+        process_id=i, num_processes=count, client=client
+      )
+      try:
+        return call(i)
+      except errors.UserError as e:
+        return e
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+      return [*pool.map(process, range(count))]
+
+  return run
+
+
+def test_what_differs_is_said_by_all(processes):
+  """And the next exchange of that name compares what is new."""
+  kind = {'error': errors.DataError, 'advice': 'copy it'}
+
+  def compare(facts):
+    return processes(
+      3, lambda i: [distributed.check_same('data', f[i], **kind) for f in facts]
+    )
+
+  same = [{'files': 'a', 'told': {'words': ('x', 'y')}}] * 3
+  later = [{'files': 'b'}] * 3
+  assert compare([same, later]) == [[None, None]] * 3
+  other = [*same[:2], {'files': 'a', 'told': {'words': ('x',)}}]
+  told = compare([same, later, other])
+  assert {type(e) for e in told} == {errors.DataError}
+  assert {str(e) for e in told} == {
+    'process 2 has other data than process 0 (told.words: without y); copy it'
+  }
+
+
+FEWER = shapes.Shapes(frames=3, size=8, length=999)
+
+
+@pytest.mark.parametrize(
+  'change, said',
+  [
+    (lambda source, told: (FEWER, told), 'elements: 1048576 → 999'),
+    (
+      lambda source, told: (source, dataclasses.replace(told, words=('disc',))),
+      'told.words: with disc',
+    ),
+    (
+      lambda source, told: (source, dataclasses.replace(told, text_dim=8)),
+      'told.text_dim: 0 → 8',
+    ),
+  ],
+)
+def test_other_data_are_refused(processes, change, said):
+  config = tiny.config()
+  data = build.data(config)
+
+  def check(*of):
+    return processes(2, lambda i: checks.same_data(*of[i], config))
+
+  assert check(data, build.data(config)) == [None, None]
+  for found in check(data, change(*data)):
+    assert isinstance(found, errors.DataError)
+    assert 'process 1 has other data than process 0 (' in str(found)
+    assert said in str(found) and len(str(found)) <= 300
+
+
+@pytest.mark.slow
+def test_an_incomplete_copy_is_found_before_compiling(launch, tmp_path):
+  job = launch(tmp_path / 'run', mishap={'lacks': {'1': 3}})
+  assert job.statuses() == [3, 3]
+  for i in range(2):
+    assert 'process 1 has other data than process 0' in job.text(i)
+    assert 'Traceback' not in job.text(i) and 'compiled' not in job.text(i)
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_process_that_never_comes_is_not_waited_for(launch, tmp_path):
@@ -489,17 +644,19 @@ def test_four_processes_hand_over_to_one_and_to_two(launch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('victim', [0, 1])
-def test_sigterm_to_either_saves_the_same_step(launch, tmp_path, victim):
+@pytest.mark.parametrize(
+  'name, victim', [('SIGTERM', 0), ('SIGTERM', 1), ('SIGINT', 0), ('SIGINT', 1)]
+)
+def test_a_signal_to_either_saves_the_same_step(launch, tmp_path, name, victim):
   workdir, whole = tmp_path / 'run', tmp_path / 'whole'
   config = {'train__checkpoint_every': 1000}
   job = launch(
-    workdir, mishap={'term': {str(victim): 5}}, train__steps=10_000, **config
+    workdir, mishap={name: {str(victim): 5}}, train__steps=10_000, **config
   )
   statuses = job.statuses()
   assert statuses == [errors.Preempted.status] * 2, job.text(0)
   [step] = checkpoint.Checkpoints(workdir, read_only=True).steps()
-  print(f'SIGTERM in process {victim} at step 5: both saved step {step}')
+  print(f'{name} in process {victim} at step 5: both saved step {step}')
   for i in range(2):
     assert f'step {step} is saved' in job.text(i)
   assert len(losses(workdir)) == step

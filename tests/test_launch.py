@@ -241,7 +241,7 @@ def test_a_run_is_continued_after_42_75_and_134(standins):
   assert calls[0][3:] == [*PROGRAM, f'--workdir={standins.workdir}']
 
 
-@pytest.mark.parametrize('ending', [0, 1, 2, 3, 4, 5, 6, 137])
+@pytest.mark.parametrize('ending', [0, 1, 2, 3, 4, 5, 6, 130, 137])
 def test_other_statuses_end_it(ending, standins):
   standins.act(ending, 0)
   status, _ = launch(standins, 'gpu.sh')
@@ -477,7 +477,7 @@ def test_a_job_goes_into_the_queue_again(endings, standins):
   assert len(restarts(standins)) == 1, text
 
 
-@pytest.mark.parametrize('endings', [(5, 5), (134, 3), (2, 42)])
+@pytest.mark.parametrize('endings', [(5, 5), (134, 3), (2, 42), (42, 130)])
 def test_a_job_that_no_restart_can_mend_ends(endings, standins):
   for worker, ending in enumerate(endings):
     standins.act(ending, worker=worker)
@@ -571,7 +571,7 @@ def test_only_what_a_restart_can_mend_restarts(standins):
   codes = rule['onExitCodes']
   assert rule['action'] == 'FailJob' and codes['operator'] == 'NotIn'
   assert {42, 75, 134, 137, 143} <= set(codes['values'])
-  assert not set(codes['values']) & set(range(1, 42))
+  assert not set(codes['values']) & {*range(1, 42), 130}
   assert codes['values'] == sorted(codes['values'])  # Kubernetes wants it
   (ends,) = spec['failurePolicy']['rules']
   assert ends['action'] == 'FailJobSet'

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from tests import tiny
-from vdm_jax import command, convert, identity, main, plan, train
+from tests import quick, tiny
+from vdm_jax import claims, command, convert, identity, main, plan, train
+from vdm_jax.generate import Generator
 
 TINY = (
   '--config=configs/shapes.py:tiny',
@@ -127,20 +129,75 @@ def test_a_full_disk_is_one_line(mode, monkeypatch, capsys, tmp_path):
     run(monkeypatch, capsys, *argv)
 
 
+@pytest.mark.parametrize('mode', [train, plan, convert])
+def test_ctrl_c_is_one_line(mode, monkeypatch, capsys, tmp_path):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(mode, 'run', interrupted)
+  name = mode.__name__.rpartition('.')[2]
+  argv = [*TINY, f'--mode={name}', f'--workdir={tmp_path}']
+  if mode is convert:
+    argv = ['--mode=convert', '--network=inception', '--weights=a.pt']
+  status, text = run(monkeypatch, capsys, *argv)
+  assert status == 130 and text.startswith('vdm_jax: stopped: interrupted; ')
+  assert text.count('\n') == 1
+  assert 'Traceback' in run(monkeypatch, capsys, *argv, '--debug')[1]
+
+
 def test_sampling_needs_a_run(monkeypatch, capsys, tmp_path):
   status, text = run(
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )
   assert status == 4 and 'config.json' in text
-  train.claim(tmp_path, tiny.config(sample__count=1))
+  claims.claim(tmp_path, tiny.config(sample__count=1))
   status, text = run(
     monkeypatch, capsys, '--mode=sample', f'--workdir={tmp_path}'
   )
   assert status == 4 and 'no checkpoint' in text
 
 
+NO_MEMORY = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.'
+
+
+@pytest.mark.parametrize('place', ['compiling', 'init', 'step', 'sampling'])
+def test_a_model_that_does_not_fit(place, monkeypatch, capsys, tmp_path):
+  """One line says what to lower, and the workdir takes the smaller batch."""
+  message = NO_MEMORY
+
+  def full(*_, **__):
+    raise jax.errors.JaxRuntimeError(message)
+
+  def init(*given):
+    made, abstract = make_init(*given)
+    return (full if place == 'init' else made), abstract
+
+  compilers = {'compiling': full, 'step': lambda *_: full}
+  make_init = train.make_init
+  compiler = compilers.get(place, quick.no_step)
+  monkeypatch.setattr(train, 'compile_step', compiler)
+  monkeypatch.setattr(train, 'make_init', init)
+  monkeypatch.setattr(Generator, '__call__', full)
+  steps = ('--config.train.steps=1', '--config.sample.count=1')
+  argv = (*TINY, *steps, f'--workdir={tmp_path}')
+  status, text = run(monkeypatch, capsys, *argv)
+  lines = [t for t in text.splitlines() if 'error' in t]
+  assert status == 2 and len(lines) == 1 and len(lines[0]) <= 300, text
+  assert 'allocate 1 byte.); lower config.train.batch_size' in lines[0]
+  for name in ('sample.batch_size', 'accumulate', 'remat', 'mesh.fsdp'):
+    assert name in lines[0]
+  message = 'INTERNAL: a defect'  # which keeps its traceback
+  with pytest.raises(jax.errors.JaxRuntimeError, match='defect'):
+    run(monkeypatch, capsys, *argv)
+  if place == 'compiling':
+    monkeypatch.setattr(train, 'compile_step', quick.no_step)
+    smaller = ('--config.train.batch_size=16', '--config.sample.count=0')
+    assert run(monkeypatch, capsys, *argv, *smaller)[0] == 0
+
+
 def test_workdir_of_another_config(monkeypatch, capsys, tmp_path):
-  train.claim(tmp_path, tiny.config())
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  train.run(tiny.config(train__steps=1), tmp_path, jax.devices()[:1])
   status, text = run(monkeypatch, capsys, *TINY, f'--workdir={tmp_path}')
   assert status == 4 and 'another config' in text
 
@@ -154,7 +211,7 @@ def test_workdir_that_is_a_file(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize('form', [['--workdir=RUN'], ['--workdir', 'RUN']])
 def test_saved_config_is_found_in_the_workdir(form, tmp_path):
-  train.claim(tmp_path, tiny.config())
+  claims.claim(tmp_path, tiny.config())
   argv = [
     'main.py',
     '--mode=sample',

@@ -96,6 +96,18 @@ def test_videos_start_from_the_images_of_their_seed(tmp_path, light, capsys):
   assert all(len(raw['rows'][row]) == 2 for row in cells if row != 'real clips')
 
 
+@pytest.mark.parametrize('name', ['seeds', 'training_seeds'])
+@pytest.mark.parametrize('seeds', [(), (3, 3), (0, 2**32), (-1,)])
+def test_seeds_that_are_none_or_the_same_are_refused(tmp_path, name, seeds):
+  good = config('pyoco5', **{f'reproduce__{name}': (0, 2**32 - 1)})
+  reproduce.check(good, tmp_path, ONE)
+  if name == 'training_seeds' and not seeds:
+    return  # those of the config
+  bad = config('pyoco5', **{f'reproduce__{name}': seeds})
+  with pytest.raises(errors.ConfigError, match=f'reproduce.{name} is'):
+    reproduce.check(bad, tmp_path, ONE)
+
+
 def test_a_figure_has_a_point_for_each_row():
   for name in ('pyoco_fig7', 'pyoco_fig8'):
     found = TABLES[name]

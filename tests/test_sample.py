@@ -11,6 +11,7 @@ from tests import tiny
 from tests.standins import random_params
 from vdm_jax import (
   build,
+  claims,
   errors,
   main,
   request,
@@ -143,7 +144,7 @@ def test_a_long_sample_does_not_depend_on_its_batch(params):
 def test_from_a_prompt_to_the_gallery(tmp_path, monkeypatch, capsys):
   """Training on captions and sampling one, both by the command."""
   c = tiny.config(text__kind='words', text__max_length=8, train__steps=2)
-  train.claim(tmp_path, c)
+  claims.claim(tmp_path, c)
   on = sharding.make_mesh
   monkeypatch.setattr(
     sharding, 'make_mesh', lambda data, fsdp, _, **__: on(data, fsdp, ONE)

@@ -17,6 +17,7 @@ from tests import quick, tiny
 from vdm_jax import (
   build,
   checkpoint,
+  claims,
   errors,
   identity,
   logs,
@@ -214,13 +215,71 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
   assert (tmp_path / 'checkpoints' / '5').is_dir()
 
 
-def test_workdir_of_another_config_is_refused(tmp_path):
-  train.claim(tmp_path, tiny.config())
+def test_workdir_of_another_config_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  train.run(tiny.config(train__steps=1), tmp_path, TWO)
   saved = (tmp_path / 'config.json').read_text()
   same = tiny.config(train__steps=7, sample__steps=9)
   identity.refuse_other(saved, same, what='it', advice='')
   with pytest.raises(errors.CheckpointError, match=r'model\.channels: 8 → 16'):
     train.run(tiny.config(model__channels=16), tmp_path, TWO)
+  assert (tmp_path / 'config.json').read_text() == saved
+
+
+def test_a_start_without_a_checkpoint_does_not_bind(
+  tmp_path, monkeypatch, capsys
+):
+  """What it has left to look at goes aside, and is not shown as of the next."""
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  claims.claim(tmp_path, tiny.config())
+  (tmp_path / 'goodput.json').write_text('of a start that took no step')
+  files = {
+    'metrics.jsonl': '{"step": 3, "loss": 7.0}\n',
+    'samples/step_0000003/0000.mp4': 'red discs',
+    'notes.txt': 'of the user',
+  }
+
+  def run(batch_size, **changes):
+    config = tiny.config(
+      train__steps=1, train__batch_size=batch_size, **changes
+    )
+    train.run(config, tmp_path, TWO)
+    saved = json.loads((tmp_path / 'config.json').read_text())
+    assert saved['train']['batch_size'] == batch_size
+    starts = json.loads((tmp_path / 'goodput.json').read_text())['starts']
+    assert len(starts) == 1  # the other's are not counted
+    shutil.rmtree(tmp_path / 'checkpoints')
+
+  run(4)  # there was nothing to look at
+  assert not (tmp_path / 'earlier1').exists()
+  for name, text in files.items():
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  run(2)
+  assert 'train.batch_size: 4 → 2' in capsys.readouterr().out
+  for name, text in files.items():
+    earlier = tmp_path / 'earlier1' / name
+    assert (
+      not earlier.exists() if 'notes' in name else (earlier.read_text() == text)
+    )
+  assert losses(tmp_path) == [1.0] and not (tmp_path / 'samples').exists()
+  assert (tmp_path / 'notes.txt').is_file()
+  run(4)  # metrics of the second one go aside, not into the first's folder
+  assert losses(tmp_path / 'earlier2') == [1.0]
+  (tmp_path / 'config.json').write_text('{')
+  run(4)
+  assert losses(tmp_path / 'earlier3') == [1.0]
+
+
+def test_what_a_start_of_the_same_config_left_stays(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  config = tiny.config(train__steps=1)
+  claims.claim(tmp_path, config)
+  shown = tmp_path / 'samples' / 'step_0000003'
+  shown.mkdir(parents=True)
+  train.run(config, tmp_path, TWO)
+  assert shown.is_dir() and not (tmp_path / 'earlier1').exists()
 
 
 def test_checkpoints_of_another_config_are_told_from_damaged_ones(tmp_path):
@@ -274,6 +333,20 @@ def test_bands_are_means_over_the_window():
   assert row['loss'] == 2.0
   assert row[names[0]] == 0.5 and row[names[1]] == 1.5
   assert names[2] not in row  # an empty band is absent, not zero
+
+
+def test_a_finished_run_is_shown_without_its_metrics(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'compile_step', quick.no_step)
+  quick.Windows(monkeypatch)
+  config = tiny.config(train__steps=3, sample__count=1)
+  train.run(config, tmp_path, TWO)
+  page = tmp_path / 'index.html'
+  whole = page.read_text()
+  page.unlink()
+  (tmp_path / 'metrics.jsonl').unlink()
+  train.run(config, tmp_path, TWO)
+  fact = '>step</th><td>3<'
+  assert fact in whole and fact in page.read_text()
 
 
 def test_config_is_stored_with_the_checkpoint(tmp_path):

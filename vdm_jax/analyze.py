@@ -146,6 +146,7 @@ def read(config, told: Conditions, mesh) -> Clips:
   c = config.analyze
   videos = _reading(config)
   source, found = build.data(videos)
+  checks.same_data(source, found, videos)
   runtime.say(checks.describe(source))
   if len(source) < 2:
     need = frames_lib.span(c.frames, c.stride)

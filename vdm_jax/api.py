@@ -71,6 +71,7 @@ ARGUMENTS = ('count', 'prompts', 'labels', 'frames', 'video', 'quiet')
 COUNT = 4  # videos, where nothing says how many
 
 
+@runtime.memory_told()
 def fit(config, workdir: str | os.PathLike, devices=None):
   """Trains a model, as `--mode=train` does; a second call continues.
 
@@ -90,6 +91,7 @@ def fit(config, workdir: str | os.PathLike, devices=None):
   train.run(config_lib.varied(config, {}), folder, devices)
 
 
+@runtime.memory_told()
 def load(
   workdir: str | os.PathLike, *, devices=None, **settings: Any
 ) -> 'VideoModel':
@@ -181,6 +183,7 @@ class VideoModel:
       resize=c.resize,
     )
 
+  @runtime.memory_told()
   def sample(
     self,
     count: int | None = None,

@@ -58,6 +58,7 @@ def run(config, workdir: pathlib.Path):
     return _feature_networks(config, workdir, mesh)
   sharding.check_batch(mesh, config.train.batch_size, config.train.accumulate)
   source, told = build.data(config)
+  checks.same_data(source, told, config)
   runtime.say(checks.describe(source))
   peak = peak_flops(mesh, config.model.dtype)
   table = {

@@ -1,8 +1,11 @@
 """What is checked before a run begins, beside the ranges of its settings."""
 
-from vdm_jax import build, ensemble, errors, runtime
+import dataclasses
+
+from vdm_jax import build, distributed, ensemble, errors, runtime
 from vdm_jax import config as config_lib
 from vdm_jax.conditions import TEXT_KINDS, Conditions
+from vdm_jax.data import pipeline
 from vdm_jax.data.source import Source
 from vdm_jax.text import words
 
@@ -44,6 +47,27 @@ def _check_unread(c):
         f'no use for; leave it out, or set config.data.source: '
         f'{", ".join(others)} read it'
       )
+
+
+def same_data(source: Source, told: Conditions, config):
+  """Compares what the processes have read, before any of them compiles.
+
+  Of other data each would draw clips of its own, and told of other classes or
+  words they would compile programs that wait for each other for ever.
+
+  Raises:
+    DataError: a process has other data than the first.
+  """
+  signature = pipeline.data_signature(
+    source, batch_size=config.train.batch_size, seed=config.seed
+  )
+  distributed.check_same(
+    'data',
+    signature | {'told': dataclasses.asdict(told)},
+    error=errors.DataError,
+    advice='bring the same files to all machines, or name one folder that they '
+    'share',
+  )
 
 
 def data(source: Source, config):

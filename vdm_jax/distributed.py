@@ -27,10 +27,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-from vdm_jax import errors
+from vdm_jax import changes, errors
 
 # Seconds that all wait for what one of them does alone: compile with a cold
 # cache, write the samples, score them.
@@ -203,36 +204,41 @@ class Meeting:
     return len(self._heard(name)) == count()
 
 
-def check_same(facts: Mapping[str, object], seconds: float = 300.0):
+def check_same(
+  name: str,
+  facts: Mapping[str, Any],
+  *,
+  error: type[errors.UserError],
+  advice: str,
+  seconds: float = PATIENCE,
+):
   """Compares what must be equal in all processes; touches no device.
 
+  All must call it. The first process says what it has, and each of the others
+  what is different there, so that all of them end alike.
+
   Args:
-    facts: by name, what JSON can hold.
+    name: what is compared, as the message calls it.
+    facts: a tree of what JSON can hold.
+    error: its kind.
+    advice: what to do about it.
     seconds: to wait for the others.
 
   Raises:
-    ConfigError: names what differs from the first process.
+    UserError: of the kind given; names the process and the keys that differ.
     RetryError: as of `barrier`.
   """
   if not active():
     return
-  client, key = _state().client, f'{_KEYS}/facts'
-  if index() == 0:
-    client.key_value_set(key, json.dumps(dict(facts)))
-  first = json.loads(client.blocking_key_value_get(key, round(1000 * seconds)))
-  mine = json.loads(json.dumps(dict(facts)))
-  found = [
-    f'{k}: {first.get(k)} → {mine.get(k)}'
-    for k in dict.fromkeys([*first, *mine])
-    if first.get(k) != mine.get(k)
-  ]
-  if found:
-    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
-    raise errors.ConfigError(
-      f'process {index()} differs from process 0 ({"; ".join(found[:3])}'
-      f'{more}); start all with the same command, config and versions'
-    )
-  barrier('facts', seconds)
+  text = json.dumps(dict(facts))
+  first = exchange(name, '' if index() else text, seconds)[0]
+  differ = changes.told(json.loads(first), json.loads(text))
+  found = exchange(f'{name} compared', differ, seconds)
+  for which, differ in enumerate(found):
+    if differ:
+      raise error(
+        f'process {which} has other {name} than process 0 ({differ}); {advice}'
+      )
 
 
 def fail(status: int, message: str):

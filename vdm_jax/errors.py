@@ -8,6 +8,8 @@ import contextlib
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of a disk that knows no locks.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 def text(error: BaseException) -> str:
@@ -65,6 +67,15 @@ class RetryError(UserError):
   """
 
   status = 75
+
+
+class Interrupted(UserError):
+  """The run was ended by Ctrl-C, where it does not save first.
+
+  130 is what shells report of a program that SIGINT has ended.
+  """
+
+  status = 130
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ a bucket that is mounted as a disk shows others nothing but closed files.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -26,7 +25,6 @@ from vdm_jax.media import writing
 FILE, RECORD = '.lock', '.lock.json'
 BEAT = 5.0  # seconds between two writings of the record
 SILENCE = 60.0  # without one, after which a holder elsewhere counts as dead
-UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -78,7 +76,7 @@ def _take(file, workdir, me: dict):
   except BlockingIOError:
     raise _held(workdir, _read(workdir)) from None
   except OSError as e:
-    if e.errno not in UNSUPPORTED:
+    if e.errno not in errors.NO_LOCKS:
       raise
     supported = False
   holder = _read(workdir)

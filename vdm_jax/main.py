@@ -23,7 +23,8 @@ def main(argv: list[str]) -> int:
     argv: the command line, the program's name first.
 
   Returns:
-    The exit status: 0, or that of the `UserError` which ended the run.
+    The exit status: 0, or that of the `UserError` which ended the run; Ctrl-C
+    is one of them.
   """
   if '--help' in argv or '-h' in argv:
     print(f'{__doc__}\n{command_lib.flag_values().get_help()}')
@@ -36,10 +37,10 @@ def main(argv: list[str]) -> int:
     if command.mode == 'plan':
       return _plan(command, debug=debug)
     return _run(command, debug=debug)
-  except errors.UserError as e:
+  except (errors.UserError, KeyboardInterrupt) as e:
     if debug:
       traceback.print_exception(e)
-    return _told(e)
+    return _told(_named(e))
 
 
 def one_line(error: BaseException, most: int = LINE) -> str:
@@ -53,9 +54,20 @@ def one_line(error: BaseException, most: int = LINE) -> str:
   return f'{what[: most - len(advice) - 3]}…; {advice}'
 
 
+def _named(error: BaseException) -> BaseException:
+  """The error itself, but for Ctrl-C, whose name is no sentence."""
+  if not isinstance(error, KeyboardInterrupt):
+    return error
+  return errors.Interrupted(
+    'interrupted; what was saved is intact, and the same command continues '
+    'from there'
+  )
+
+
 def _told(error: errors.UserError) -> int:
   """Prints the line of an error; returns its status."""
-  stops = isinstance(error, errors.Preempted | errors.RetryError)
+  stopped = errors.Preempted | errors.RetryError | errors.Interrupted
+  stops = isinstance(error, stopped)
   kind = f'vdm_jax: {"stopped" if stops else "error"}: '
   text = one_line(error, LINE - len(kind))
   print(f'{kind}{text}', file=sys.stderr, flush=True)
@@ -78,10 +90,16 @@ def _run(command: command_lib.Command, *, debug: bool) -> int:
   try:
     settings = {f'config.{k}': v for k, v in identity.public(config).items()}
     asked = {'--mode': mode, '--workdir': str(workdir)}
-    distributed.check_same(asked | settings | runtime.versions(), c.patience)
+    distributed.check_same(
+      'settings',
+      asked | settings | runtime.versions(),
+      error=errors.ConfigError,
+      advice='start all with the same command, config and versions',
+      seconds=c.patience,
+    )
     runtime.check_platform(c.platform)
     account = {'began': BEGAN} if mode == 'train' else {}
-    with errors.full_disk_told():
+    with errors.full_disk_told(), runtime.memory_told():
       importlib.import_module(MODES[mode]).run(config, workdir, **account)
     if distributed.active():
       distributed.finish()
@@ -117,11 +135,15 @@ def _failed(error: BaseException, heartbeat: float, *, debug: bool) -> int:
   """Ends one of several processes, and with it the others."""
   from vdm_jax import distributed
 
+  if debug:
+    traceback.print_exception(error)
+  error = _named(error)
   distributed.suspect(error, heartbeat)
-  if isinstance(error, errors.UserError) and not debug:
+  if isinstance(error, errors.UserError):
     status = _told(error)
   else:
-    traceback.print_exception(error)
+    if not debug:
+      traceback.print_exception(error)
     status = getattr(error, 'status', 1)
   distributed.fail(status, one_line(error))
   return status

@@ -7,7 +7,7 @@ fingerprint), so a mismatch costs a look at one small file and is one line.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vdm_jax import errors, fingerprint, runtime
+from vdm_jax import changes, errors, fingerprint
 
 PyTree = Any
 
@@ -73,28 +73,30 @@ def refuse(saved, wanted, *, what: str, advice: str):
     )
 
 
-def refuse_data(saved: dict | None, now: dict, *, allowed: bool):
+def refuse_data(saved: dict | None, now: dict, *, allowed: bool) -> str:
   """Compares the data signature of a checkpoint with that of now.
 
   Args:
     saved: of the checkpoint.
     now: of the data that there are.
-    allowed: say what has changed, and go on.
+    allowed: whether they may differ.
+
+  Returns:
+    What has changed, in a line; '' if nothing has.
 
   Raises:
     CheckpointError: they differ, which is not allowed.
   """
-  old = saved or {}
-  changed = [k for k in {**old, **now} if old.get(k) != now.get(k)]
+  changed = changes.told(saved or {}, now)
   if not changed:
-    return
-  what = f'the data of the run have changed ({", ".join(changed)})'
+    return ''
+  what = f'the data of the run have changed ({changed})'
   if not allowed:
     raise errors.CheckpointError(
       f'{what}; bring the old data back, choose another --workdir, or allow '
       'it by config.train.allow_data_change=True'
     )
-  runtime.warn(f'{what}, as config.train.allow_data_change allows')
+  return f'{what}, as config.train.allow_data_change allows'
 
 
 def _of(item: str, paths: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ import pathlib
 import jax
 
 from vdm_jax import config as config_lib
-from vdm_jax import errors, runtime, sharding
+from vdm_jax import errors, runtime, sharding, validation
 from vdm_jax.data import seams
 from vdm_jax.media import plots
 from vdm_jax.reproduction import (
@@ -108,11 +108,8 @@ def check(config, workdir: pathlib.Path, devices=None) -> Bench:
   known = config_lib.choose('config.reproduce.scale', scale, SCALES)
   table = config_lib.choose('config.reproduce.table', c.table, known)
   bench = Bench(config, table, scale, workdir, devices)
-  for name, seeds in (('seeds', c.seeds), ('training_seeds', bench.seeds())):
-    if not seeds or len(set(seeds)) < len(seeds):
-      raise errors.ConfigError(
-        f'config.reproduce.{name} is {seeds}; give one or more different seeds'
-      )
+  _check_seeds('seeds', c.seeds)
+  _check_seeds('training_seeds', bench.seeds())
   if scale == 'small' and config.data.source != 'shapes':
     raise errors.ConfigError(
       f'config.data.source is {config.data.source!r}, which has no judge; use '
@@ -143,6 +140,15 @@ def _with_distance(bench: Bench) -> Bench:
       '--config.reproduce.features=FILE'
     )
   return dataclasses.replace(bench, distance=distance.load(path))
+
+
+def _check_seeds(name: str, seeds):
+  what = f'config.reproduce.{name} is {seeds}'
+  if not seeds or len(set(seeds)) < len(seeds):
+    raise errors.ConfigError(f'{what}; give one or more different seeds')
+  if not all(0 <= seed < validation.SEEDS for seed in seeds):
+    most = validation.SEEDS - 1
+    raise errors.ConfigError(f'{what}; each must be a number from 0 to {most}')
 
 
 def _check_seams(config):

@@ -1,10 +1,12 @@
 """How a process meets its machine: devices, compilation cache, messages."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging as stdlib_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -14,6 +16,7 @@ from absl import logging
 from vdm_jax import errors
 
 _EXTRAS = {'gpu': 'cuda'}  # of setup.py; the others are called alike
+_NO_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|OUT_OF_MEMORY')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
 
 
@@ -85,6 +88,30 @@ def check_platform(wanted: str):
     )
 
 
+@contextlib.contextmanager
+def memory_told():
+  """Around what computes: a model that does not fit is no defect.
+
+  It is found when programs compile, or when they or their arrays are to be
+  placed: in the first state, a step or a sample.
+
+  Raises:
+    ConfigError: a device has too little memory.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as e:
+    if not _NO_MEMORY.search(str(e)):
+      raise
+    line = str(e).partition('RESOURCE_EXHAUSTED: ')[2] or str(e)
+    raise errors.ConfigError(
+      f'a device has too little memory ({line.splitlines()[0][:90]}); lower '
+      'config.train.batch_size (for samples sample.batch_size), raise '
+      'config.train.accumulate or config.mesh.fsdp, or set config.model.remat '
+      "to 'block'"
+    ) from e
+
+
 def cache_folder() -> pathlib.Path:
   """The folder for what can be made again: $XDG_CACHE_HOME/vdm_jax."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
@@ -126,8 +153,9 @@ def leave(status: int):
 class Stop:
   """Notes SIGTERM and Ctrl-C instead of dying of them; the second kills.
 
-  With several processes JAX itself spreads the news, and a handler of ours
-  would be in its way.
+  With several processes JAX itself notes SIGTERM and spreads the news, where a
+  training asks it to (`distributed.start`); a handler of ours would be in its
+  way. There Ctrl-C does what SIGTERM does.
   """
 
   def __init__(self):
@@ -138,12 +166,22 @@ class Stop:
     if jax.process_count() == 1:
       for number in (signal.SIGTERM, signal.SIGINT):
         self._old[number] = signal.signal(number, self._note)
+    elif jax.config.jax_enable_preemption_service:
+      number = signal.SIGINT
+      self._old[number] = signal.signal(number, self._pass_on)
     return self
 
   def _note(self, number, frame):
     del frame
     self.requested = True
     signal.signal(number, self._old[number])
+
+  def _pass_on(self, number, frame):
+    del frame
+    # Python's own handler would wait for a collective to end, and others for
+    # this process.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
   def __exit__(self, *_):
     for number, old in self._old.items():

@@ -17,6 +17,16 @@ PyTree = Any
 _TENSORSTORE = re.compile(
   r'([A-Z_]+): .*?Error (reading|writing) "([^"]+)"', re.S
 )
+# What a start writes to its workdir beside checkpoints.
+_LEFT = (
+  'config.json',
+  'metrics.jsonl',
+  'bad_steps.jsonl',
+  'tensorboard',
+  'samples',
+  'index.html',
+  'goodput.json',
+)
 _FULL = re.compile('No space left|RESOURCE_EXHAUSTED|quota exceeded', re.I)
 
 
@@ -133,6 +143,32 @@ def set_aside(folder: pathlib.Path, unusable: list[int]) -> pathlib.Path:
   for step in unusable:
     shutil.rmtree(place / str(step), ignore_errors=True)
     (folder / str(step)).rename(place / str(step))
+  return place
+
+
+def set_run_aside(workdir: pathlib.Path) -> pathlib.Path | None:
+  """Moves what a run has left out of the way of another one.
+
+  Args:
+    workdir: of both.
+
+  Returns:
+    Where it is now; None if there was nothing to look at, as of a run that
+    took no step: it is removed.
+  """
+  there = [workdir / name for name in _LEFT if (workdir / name).exists()]
+  metrics = workdir / 'metrics.jsonl'
+  shown = metrics.is_file() and metrics.stat().st_size
+  if not shown and not (workdir / 'samples').exists():
+    for path in there:
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return None
+  number = 1
+  while (place := workdir / f'earlier{number}').exists():
+    number += 1
+  place.mkdir()
+  for path in there:
+    path.rename(place / path.name)
   return place
 
 

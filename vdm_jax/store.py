@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import lock, runtime
-from vdm_jax.errors import CheckpointError
+from vdm_jax import runtime
+from vdm_jax.errors import NO_LOCKS, CheckpointError
 from vdm_jax.media import writing
 
 Videos = UInt8[np.ndarray, 'b k h w 3']
@@ -167,7 +167,7 @@ def _claim(folder: pathlib.Path) -> int:
       'its end, or ask for others'
     ) from None
   except OSError as error:
-    if error.errno not in lock.UNSUPPORTED:
+    if error.errno not in NO_LOCKS:
       raise
   return file
 

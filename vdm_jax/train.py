@@ -13,6 +13,7 @@ from vdm_jax import (
   build,
   checkpoint,
   checks,
+  claims,
   distributed,
   ensemble,
   errors,
@@ -36,7 +37,7 @@ from vdm_jax import state as state_lib
 from vdm_jax import step as step_lib
 from vdm_jax.data import pipeline
 from vdm_jax.generate import Generator
-from vdm_jax.media import gallery, writing
+from vdm_jax.media import gallery
 from vdm_jax.nn import inflation
 from vdm_jax.progress import duration
 
@@ -51,7 +52,8 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
 
   Args:
     config: the settings, validated.
-    workdir: where the run lives; a new folder or one of the same config.
+    workdir: where the run lives; a new folder, one of the same config, or one
+      without a checkpoint.
     devices: the devices to train on, all by default.
     began: when the start of the run began, for `goodput.json`; now if None.
 
@@ -62,28 +64,21 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
   c = config.train
   mesh = sharding.of_config(config, devices)
   sharding.check_batch(mesh, c.batch_size, c.accumulate)
-  saved = workdir / 'config.json'
-  if saved.is_file():
-    identity.refuse_other(
-      saved.read_text(),
-      config,
-      what=str(workdir),
-      advice='choose another --workdir, or undo the change',
-    )
+  claims.refuse_other(workdir, config)
   checks.settings(config)
   source, told = build.data(config)
+  checks.same_data(source, told, config)
   checks.data(source, config)
   model = build.model(config, told)
   sharding.check_space(mesh, model, refine.training_size(config))
   if config.sample.count:
     request.check(config, told)  # a mistake in it ends the run here
   begin = origin.check(config, told, model, mesh, workdir)
-  new = json.dumps(not saved.is_file())
-  new = json.loads(distributed.exchange('new', new)[0])
   with lock.hold(workdir), account:
-    account.open()
+    new = claims.is_new(workdir)
     if new:
-      claim(workdir, config)
+      claims.claim(workdir, config)
+    account.open()
     trainer = Trainer(config, workdir, mesh, source, told, model, account)
     # Compiled before anything is restored, so that a model that does not fit
     # ends here; and before the processes first wait for each other's devices.
@@ -97,46 +92,9 @@ def run(config, workdir: pathlib.Path, devices=None, began=None):
       if state is None:
         state = trainer.begin(init, begin)
       if not new:
-        claim(workdir, config)  # for what may change between two starts
+        claims.claim(workdir, config)  # for what may change between two starts
       distributed.barrier('ready')
       trainer.fit(compiled, state)
-
-
-def claim(workdir: pathlib.Path, config):
-  """Writes `config.json`; nothing is written before all else is checked.
-
-  Raises:
-    CheckpointError: if the workdir cannot be written, or is not one folder
-      for all processes.
-  """
-  distributed.barrier('checked')
-  if jax.process_index():
-    distributed.barrier('claimed')
-    _see(workdir / 'config.json')
-    return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    writing.write_bytes(
-      workdir / 'config.json', identity.to_json(config).encode()
-    )
-    distributed.barrier('claimed')
-  except OSError as e:
-    raise errors.CheckpointError(
-      f'the workdir cannot be written ({e}); choose another --workdir or '
-      'change its permissions'
-    ) from e
-
-
-def _see(path: pathlib.Path, seconds: float = 60.0):
-  """Waits for what process 0 has written; network disks take their time."""
-  end = time.monotonic() + seconds
-  while not path.is_file():
-    if time.monotonic() > end:
-      raise errors.CheckpointError(
-        f'process {jax.process_index()} does not see {path}, which process 0 '
-        'has written; give a --workdir that all machines share'
-      )
-    time.sleep(0.5)
 
 
 def programs(config, model, mesh, shapes, check=None):
@@ -308,10 +266,10 @@ class Trainer:
       self.checkpoints.require_fit(meta, abstract)
       self.refuse_other_data(meta)
 
-  def refuse_other_data(self, meta: dict):
-    """Raises CheckpointError if a checkpoint is of data that have changed."""
+  def refuse_other_data(self, meta: dict) -> str:
+    """What has changed in the data of a checkpoint; see `preflight`."""
     allowed = self.config.train.allow_data_change
-    preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
+    return preflight.refuse_data(meta['data'], self.signature, allowed=allowed)
 
   def restore(self, abstract):
     """The newest good state of the workdir, or None."""
@@ -319,7 +277,9 @@ class Trainer:
     if found is None:
       return None
     state, meta = found
-    self.refuse_other_data(meta)
+    changed = self.refuse_other_data(meta)
+    if changed and jax.process_index() == 0:
+      runtime.warn(changed)
     self.origin = origin.recorded(meta, self.config)
     runtime.say(f'continuing from step {int(state.step)}')
     return state
@@ -404,7 +364,7 @@ class Trainer:
       with storage.spared(f'the samples of step {step}'):
         name = f'step_{step:07d}'
         sample.write(self.config, self.workdir, clips, name=name, step=step)
-        self.gallery()
+        self.gallery(step)
     distributed.barrier('shown')
 
   def draw(self, state, wanted: request.Request, **options) -> sample.Clips:
@@ -414,17 +374,17 @@ class Trainer:
     )
     return sample.in_memory(model, wanted, **options)
 
-  def gallery(self, scores=None):
-    """Makes the page anew from what the workdir holds."""
+  def gallery(self, step: int, scores=None):
+    """Makes the page of a step anew from what the workdir holds."""
     rows = logs.read(self.workdir / 'metrics.jsonl')
     names = list(dict.fromkeys(k for r in rows for k in r if 'loss' in k))
     return gallery.rebuild(
       self.workdir,
       title=self.config.name,
       facts=sample.facts(self.config)
-      | {'step': rows[-1]['step']}
+      | {'step': step}
       | {'goodput': f'{self.account.summary()["goodput"]:.0%}'},
-      scores=scores,
+      scores=[scores] if scores else None,
       curve={name: logs.curve(rows, name) for name in names},
     )
 
@@ -436,7 +396,7 @@ class Trainer:
       return
     sample.write(c, self.workdir, clips, name='final', title='Final samples')
     scores = sample.score(c, clips)
-    page = self.gallery(scores=[scores] if scores else None)
+    page = self.gallery(int(state.step), scores)
     seconds = time.monotonic() - begin
     runtime.say(
       f'{len(clips.videos)} samples in {duration(seconds)}: open {page}'

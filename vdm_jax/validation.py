@@ -49,10 +49,9 @@ POSITIVE = (
   'text.max_length',
   'evaluate.batch_size',
 )
+SEED = ('seed', 'sample.seed', 'analyze.seed')
+SEEDS = 2**32  # JAX takes a seed modulo that
 NOT_NEGATIVE = (
-  'seed',
-  'sample.seed',
-  'analyze.seed',
   'data.images',
   'data.processes',
   'data.timeout',
@@ -138,12 +137,13 @@ def validate(config: ml_collections.ConfigDict):
   rules = (
     (POSITIVE, lambda v: v > 0, 'a number above 0'),
     (NOT_NEGATIVE, lambda v: v >= 0, 'a number of at least 0'),
+    (SEED, lambda v: 0 <= v < SEEDS, f'a number from 0 to {SEEDS - 1}'),
     (FRACTION, lambda v: 0 <= v < 1, 'a number from 0 up to, not including, 1'),
     (UNIT, lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
   )
   for keys, legal, meaning in rules:
     for key in keys:
-      if not (math.isfinite(values[key]) and legal(values[key])):
+      if not (abs(values[key]) < math.inf and legal(values[key])):
         raise errors.ConfigError(
           f'config.{key} is {values[key]}; it must be {meaning}'
         )

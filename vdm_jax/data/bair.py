@@ -129,6 +129,8 @@ def prepare(
 ) -> None:
   """Runs TFDS' builder of the data set.
 
+  One process does; others of the same folder wait for it.
+
   Args:
     data_dir: folder of TFDS, to write to; its own default if None or empty. An
       archive is unpacked there too, and what was unpacked removed at the end.
@@ -140,13 +142,17 @@ def prepare(
     ConfigError: TensorFlow is not installed.
     DataError: the layout is another, or a file cannot be read.
   """
-  with contextlib.ExitStack() as stack:
+  make = functools.partial(_builder, data_dir)
+  with tfds_frames.turn(make(), _TITLE), contextlib.ExitStack() as stack:
+    builder = make()
+    if builder.is_prepared():
+      return
     source = None
     if videos is not None:
-      root = Path(_builder(data_dir).data_dir).parents[1]
+      root = Path(builder.data_dir).parents[1]
       source = stack.enter_context(_clean(Path(videos).expanduser(), root))
     tfds_frames.prepare(
-      _builder(data_dir),
+      builder,
       title=_TITLE,
       folder=source,
       told=videos,

@@ -2,7 +2,8 @@
 
 Every file is decoded from end to end, so that damaged files are found before
 training rather than during it. What was found is kept outside the folder, by
-path, size and time of change; files that cannot be read are tried again.
+path, size and time of change; files that cannot be read are tried again. Of
+several processes with one cache, one scans and the others read what it found.
 """
 
 import concurrent.futures
@@ -12,12 +13,14 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
 
+from vdm_jax.data import turns
 from vdm_jax.data import workers as workers_lib
 from vdm_jax.media import reading
 from vdm_jax.progress import Progress
@@ -54,37 +57,91 @@ def index(
   if cache is not None:
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     file = cache / 'videos' / f'{digest[:24]}.json'
-  stamps, known, problems = {}, {}, []
-  old = _load(file)
+  stamps, missing = _stamps(root, names)
+  began = _version(file)
+  found = _load(file, stamps, quiet=True)
+  if found.known.keys() < stamps.keys():
+    with _turn(file, root):
+      found = _load(file, stamps)
+      if _version(file) == began:  # else another process has just tried
+        found.problems.clear()
+      new = [name for name in stamps if name not in found]
+      if new:
+        results = _scan_all(root, new, workers, processes, seconds)
+        _add(found, results, file, root)
+  return found.known, sorted([*missing, *found.problems.items()])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  """What is known of files that are as they were.
+
+  Attributes:
+    stamps: size and time of change of each file.
+    known: the index of those that can be read.
+    problems: the reasons of the others.
+  """
+
+  stamps: Mapping[str, list[int]]
+  known: dict[str, reading.Index] = dataclasses.field(default_factory=dict)
+  problems: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def __contains__(self, name: str) -> bool:
+    return name in self.known or name in self.problems
+
+
+def _stamps(root, names) -> tuple[dict[str, list[int]], list[tuple[str, str]]]:
+  """Size and time of change of files, and (path, reason) of what is not."""
+  stamps, missing = {}, []
   for name in names:
     try:
       status = (root / name).stat()
     except OSError as error:
-      problems.append((name, error.strerror or 'cannot be opened'))
+      missing.append((name, error.strerror or 'cannot be opened'))
       continue
     stamps[name] = [status.st_size, status.st_mtime_ns]
-    if name in old and old[name][0] == stamps[name]:
-      known[name] = old[name][1]
-  new = [name for name in stamps if name not in known]
+  return stamps, missing
+
+
+@contextlib.contextmanager
+def _turn(file: Path | None, root) -> Iterator[None]:
+  """As `turns.turn`; without a cache, nobody waits for what is not kept."""
+  with contextlib.ExitStack() as stack:
+    try:
+      if file is not None:
+        path, work = file.with_suffix('.lock'), f'index the videos of {root}'
+        stack.enter_context(turns.turn(path, work))
+    except OSError as error:
+      _warn(f'other processes cannot wait for the video index ({error})')
+    yield
+
+
+def _version(file: Path | None) -> tuple[int, int] | None:
+  """What is another whenever the cache was written; None if there is none."""
+  try:
+    status = file.stat() if file else None
+  except OSError:
+    return None
+  return status and (status.st_ino, status.st_mtime_ns)
+
+
+def _add(found: _Found, results: Iterable, file: Path | None, root):
+  """Takes up results as they come, and keeps them now and then."""
   saved = time.monotonic()
-  for name, result in _scan_all(root, new, workers, processes, seconds):
+  for name, result in results:
     if isinstance(result, str):
-      problems.append((name, result))
-      continue
-    known[name] = result
+      found.problems[name] = result
+    else:
+      found.known[name] = result
     if time.monotonic() - saved > _SAVE_EVERY:
-      _save(file, root, stamps, known)
+      _save(file, root, found)
       saved = time.monotonic()
-  if new:
-    _save(file, root, stamps, known)
-  return known, sorted(problems)
+  _save(file, root, found)
 
 
 def _scan_all(
   root, names, workers, processes, seconds
 ) -> Iterator[tuple[str, object]]:
-  if not names:
-    return
   scan = _scan
   with contextlib.ExitStack() as stack:
     if processes:
@@ -122,23 +179,28 @@ def _scan_there(guarded, seconds: float, path: Path) -> reading.Index | str:
     return str(error)
 
 
-def _load(file: Path | None) -> Mapping[str, tuple[list[int], reading.Index]]:
+def _load(file: Path | None, stamps, *, quiet: bool = False) -> _Found:
   """What the cache knows; nothing if there is none that can be used."""
+  found = _Found(stamps)
   if file is None:
-    return {}
+    return found
   try:
     data = json.loads(file.read_text())
     if (data['format'], data['decoder']) != (FORMAT, av.__version__):
-      return {}
-    return {
-      name: (stamp, _entry(fields))
-      for name, (stamp, fields) in data['files'].items()
-    }
+      return found
+    for name, (stamp, fields) in data['files'].items():
+      if stamps.get(name) == stamp:
+        found.known[name] = _entry(fields)
+    for name, (stamp, reason) in data.get('problems', {}).items():
+      if stamps.get(name) == stamp:
+        found.problems[name] = str(reason)
+    return found
   except FileNotFoundError:
-    return {}
+    return found
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    _warn(f'the video index {file} is unusable ({error})')
-    return {}
+    if not quiet:
+      _warn(f'the video index {file} is unusable ({error})')
+    return _Found(stamps)
 
 
 def _entry(fields) -> reading.Index:
@@ -153,16 +215,21 @@ def _warn(text: str) -> None:
   runtime.warn(text)
 
 
-def _save(file, root, stamps, known) -> None:
+def _save(file: Path | None, root, found: _Found) -> None:
   if file is None:
     return
+  stamped = lambda values: {n: [found.stamps[n], v] for n, v in values.items()}  # noqa: E731
+  files = {n: dataclasses.asdict(i) for n, i in found.known.items()}
   data = {
     'format': FORMAT,
     'decoder': av.__version__,
     'folder': str(root),
-    'files': {n: [stamps[n], dataclasses.asdict(i)] for n, i in known.items()},
+    'files': stamped(files),
+    # For processes that wait; those of the next start try again.
+    'problems': stamped(found.problems),
   }
-  part = file.with_name(f'.{file.name}.{os.getpid()}')
+  # The cache may be one for several machines.
+  part = file.with_name(f'.{file.name}.{socket.gethostname()}.{os.getpid()}')
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(data))

@@ -5,11 +5,12 @@ parsed and not decoded, so that only the frames of a clip cost time. TensorFlow
 is imported by these functions alone.
 """
 
+import contextlib
 import importlib
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vdm_jax.data import frames as frames_lib
+from vdm_jax.data import turns
 from vdm_jax.errors import ConfigError, DataError
 
 
@@ -63,6 +65,33 @@ def builder(make: Callable, data_dir: str | os.PathLike | None, title: str):
       f'{title} cannot be read at random ({reason(error)}); choose another '
       f'data_dir than {data_dir or "the default of TFDS"}, to prepare it anew'
     ) from error
+
+
+@contextlib.contextmanager
+def turn(builder, title: str) -> Iterator[None]:
+  """Around preparing, which one process does while the others wait.
+
+  Make the builder again inside, and see whether it is prepared by now.
+
+  Args:
+    builder: what `builder` returned.
+    title: of the data set, for the message.
+
+  Raises:
+    DataError: the folder of TFDS cannot be written.
+  """
+  above, version = os.path.split(os.fspath(builder.data_dir))
+  folder, name = os.path.split(above)
+  with contextlib.ExitStack() as stack:
+    try:
+      path = f'{folder}/.{name}_{version}.lock'
+      stack.enter_context(turns.turn(path, f'prepare {title} in {folder}'))
+    except OSError as error:
+      raise DataError(
+        f'{title} cannot be prepared ({folder}: {error.strerror}); choose '
+        'another config.data.path, or change its permissions'
+      ) from error
+    yield
 
 
 def prepare(

@@ -144,6 +144,8 @@ def prepare(
 ) -> None:
   """Runs TFDS' builder of UCF-101; less than an hour for all videos.
 
+  One process does; others of the same folder wait for it.
+
   Args:
     data_dir: folder of TFDS, to write to; its own default if None or empty.
     videos: folder with `ucfTrainTestlist/*.txt`, and with the files `v_*.avi`
@@ -156,13 +158,17 @@ def prepare(
     ConfigError: TensorFlow or ffmpeg is not installed.
     DataError: the layout is another, or a video cannot be decoded.
   """
-  with contextlib.ExitStack() as stack:
+  make = functools.partial(_builder, data_dir, size, split_number)
+  with tfds_frames.turn(make(), _TITLE), contextlib.ExitStack() as stack:
+    builder = make()
+    if builder.is_prepared():
+      return
     stack.enter_context(_ffmpeg())
     source = None
     if videos is not None:
       source = stack.enter_context(_flat(Path(videos).expanduser()))
     tfds_frames.prepare(
-      _builder(data_dir, size, split_number),
+      builder,
       title=_TITLE,
       folder=source,
       told=videos,

@@ -1,0 +1,63 @@
+"""What every process would do alike, one does while the others wait."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vdm_jax import errors
+
+
+@contextlib.contextmanager
+def turn(path: str | os.PathLike, work: str) -> Iterator[None]:
+  """Around work that one process at a time does; whoever comes later waits.
+
+  The lock is the kernel's: it goes with its process, however that ends. Where
+  the disk knows none, nobody waits.
+
+  Args:
+    path: a file for the lock; made if missing, and left there.
+    work: for the line that tells of waiting, such as 'index the videos'.
+
+  Raises:
+    OSError: the file cannot be made.
+  """
+  if '://' in os.fspath(path):
+    _unlocked(path, work)
+    yield
+    return
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    _take(file, path, work)
+    try:
+      yield
+    finally:
+      # Closing would not do while a process that was forked has it open.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _take(file, path: Path, work: str):
+  """Returns when the lock is ours, or there are none."""
+  from vdm_jax import runtime  # with JAX, which workers do without
+
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    runtime.say(f'waiting for another process to {work}')
+    fcntl.flock(file, fcntl.LOCK_EX)
+  except OSError as error:
+    if error.errno not in errors.NO_LOCKS:
+      raise
+    _unlocked(path, work)
+
+
+def _unlocked(path, work: str):
+  from vdm_jax import runtime
+
+  runtime.warn(
+    f'{os.path.dirname(path)} knows no locks; processes that are to {work} do '
+    'so all at once'
+  )
