@@ -1,6 +1,7 @@
 """Checkpoints: fingerprints, what fits, the lock, the disk, readers."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -416,7 +417,7 @@ def test_without_flock_a_dead_process_is_known_by_its_number(
   tmp_path, monkeypatch
 ):
   def unsupported(*_):
-    raise OSError(lock.errno.ENOLCK, 'no locks available')
+    raise OSError(errno.ENOLCK, 'no locks available')
 
   monkeypatch.setattr(lock.fcntl, 'flock', unsupported)
   first = held(tmp_path)
