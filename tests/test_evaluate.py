@@ -416,6 +416,22 @@ def test_what_a_model_is_told_is_named(
   assert named(protocol, told) == endings
 
 
+def test_captions_are_of_all_videos(monkeypatch, config):
+  # A list of 20 captions of each of 50 videos, in their order.
+  there = [f'{k} of video {v}' for v in range(50) for k in range(20)]
+  monkeypatch.setattr(clips_lib, 'captions', lambda *_: there)
+
+  def told(samples):
+    plan = samples_lib.Plan('', CAPTIONED, samples, {}, {}, 0)
+    return samples_lib.prompts(config(), plan)
+
+  assert len(set(told(100))) == 100 and told(100) == told(100)
+  videos = {text.split()[-1] for text in told(100)}
+  assert len(videos) > 35
+  assert len({text.split()[-1] for text in there[:100]}) == 5
+  assert told(1000) == told(2000) == tuple(there)
+
+
 def test_frames_are_of_videos_and_a_reference_of_all_is_fixed(
   config, tmp_path, monkeypatch
 ):

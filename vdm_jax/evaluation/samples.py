@@ -272,13 +272,19 @@ def settings(config, plan: Plan):
 
 
 def prompts(config, plan: Plan) -> tuple[str, ...]:
-  """What the model is told, in turn; nothing if it is not for the protocol."""
+  """What the model is told, in turn; nothing if it is not for the protocol.
+
+  Of more captions than samples some are drawn: lists are often in the order of
+  their videos, of which the first captions would be a few.
+  """
   match plan.protocol.conditions:
     case 'class_prompts':
       return class_prompts.prompts()
     case 'captions':
       found = clips_lib.captions(config, plan.protocol.data)
-      return tuple(found[: plan.samples])
+      order = np.random.default_rng((plan.protocol.seed, 2))
+      chosen = order.permutation(len(found))[: plan.samples]
+      return tuple(found[i] for i in np.sort(chosen))
   return ()
 
 
