@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -342,7 +343,7 @@ def test_where_flock_ends_at_the_machine_the_touches_count(
   tmp_path, monkeypatch
 ):
   """Two names stand for two machines, between which nothing is locked."""
-  monkeypatch.setattr(lock.fcntl, 'flock', lambda *_: None)
+  monkeypatch.setattr(fcntl, 'flock', lambda *_: None)
   monkeypatch.setattr(lock, 'SILENCE', 1.0)
   there = held(tmp_path, host='there')
   assert there.stdout.readline() == 'held\n'
@@ -419,7 +420,7 @@ def test_without_flock_a_dead_process_is_known_by_its_number(
   def unsupported(*_):
     raise OSError(errno.ENOLCK, 'no locks available')
 
-  monkeypatch.setattr(lock.fcntl, 'flock', unsupported)
+  monkeypatch.setattr(fcntl, 'flock', unsupported)
   first = held(tmp_path)
   assert first.stdout.readline() == 'held\n'
   with (

@@ -8,8 +8,6 @@ import contextlib
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Of a disk that knows no locks.
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 def text(error: BaseException) -> str:

@@ -10,7 +10,6 @@ a bucket that is mounted as a disk shows others nothing but closed files.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ import threading
 import time
 
 from vdm_jax import distributed, errors, runtime
+from vdm_jax.data import turns
 from vdm_jax.media import writing
 
 # Apart: a file that is locked by `flock` on SMB is closed to all other opens.
@@ -70,15 +70,10 @@ def hold(workdir: pathlib.Path, *, host: str | None = None):
 
 def _take(file, workdir, me: dict):
   """Returns when the lock is ours."""
-  supported = True
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    supported = turns.claim(file)
   except BlockingIOError:
     raise _held(workdir, _read(workdir)) from None
-  except OSError as e:
-    if e.errno not in errors.NO_LOCKS:
-      raise
-    supported = False
   holder = _read(workdir)
   if not holder:
     return

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -146,6 +147,12 @@ def set_aside(folder: pathlib.Path, unusable: list[int]) -> pathlib.Path:
   return place
 
 
+def unused(path: pathlib.Path) -> pathlib.Path:
+  """The first of path1, path2, … that is not there."""
+  places = (path.with_name(f'{path.name}{n}') for n in itertools.count(1))
+  return next(place for place in places if not place.exists())
+
+
 def set_run_aside(workdir: pathlib.Path) -> pathlib.Path | None:
   """Moves what a run has left out of the way of another one.
 
@@ -163,9 +170,7 @@ def set_run_aside(workdir: pathlib.Path) -> pathlib.Path | None:
     for path in there:
       shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
-  number = 1
-  while (place := workdir / f'earlier{number}').exists():
-    number += 1
+  place = unused(workdir / 'earlier')
   place.mkdir()
   for path in there:
     path.rename(place / path.name)

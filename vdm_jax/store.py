@@ -7,7 +7,6 @@ commit is made again, and overwritten, by whoever continues.
 """
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vdm_jax import runtime
-from vdm_jax.errors import NO_LOCKS, CheckpointError
+from vdm_jax import runtime, storage
+from vdm_jax.data import turns
+from vdm_jax.errors import CheckpointError
 from vdm_jax.media import writing
 
 Videos = UInt8[np.ndarray, 'b k h w 3']
@@ -160,15 +160,12 @@ def _claim(folder: pathlib.Path) -> int:
   folder.parent.mkdir(parents=True, exist_ok=True)
   file = os.open(_beside(folder), os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except (BlockingIOError, PermissionError):
+    turns.claim(file, of_process=True)
+  except BlockingIOError:
     raise CheckpointError(
       f'these samples are being made by another process ({folder}); wait for '
       'its end, or ask for others'
     ) from None
-  except OSError as error:
-    if error.errno not in NO_LOCKS:
-      raise
   return file
 
 
@@ -252,9 +249,7 @@ def _set_aside(folder: pathlib.Path):
     _remove(folder)
   if not folder.exists():
     return
-  number = 1
-  while (aside := folder.with_name(f'{folder.name}.old{number}')).exists():
-    number += 1
+  aside = storage.unused(folder.with_name(f'{folder.name}.old'))
   folder.rename(aside)
   runtime.say(f'what is in {folder} is of other samples; it is now {aside}')
 

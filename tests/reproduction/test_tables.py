@@ -18,6 +18,7 @@ from vdm_jax.conditions import Conditions
 from vdm_jax.diffusion import observation
 from vdm_jax.generate import Generator
 from vdm_jax.metrics.protocols import PROTOCOLS
+from vdm_jax.planning import flops
 from vdm_jax.planning.forward import Forward, forward
 from vdm_jax.reproduction import bench as bench_lib
 from vdm_jax.reproduction import cells, cost, needs
@@ -248,7 +249,7 @@ def test_products_are_counted():
     jnp.ones((3, 3, 4, 6)),
   )
   wanted = 5 * 2 * 3 * 7 * 7 + 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)
-  assert cost.flops(traced.jaxpr) == wanted
+  assert flops.count(traced.jaxpr, padded=True) == wanted
 
 
 def small(**changes):
@@ -279,7 +280,7 @@ def test_training_costs_three_passes():
   )
   state = jax.eval_shape(lambda p: state_lib.create(p, tx), params)
   batch = {'video': jax.ShapeDtypeStruct((4, 8, 16, 16, 3), jnp.uint8)}
-  found = cost.flops(jax.make_jaxpr(step)(state, batch).jaxpr)
+  found = flops.count(jax.make_jaxpr(step)(state, batch).jaxpr, padded=True)
   wanted = cost.training(config, Conditions()) / config.train.steps
   assert found == pytest.approx(wanted, rel=0.06)
   assert abs(found / (wanted * 2 / 3) - 1) > 0.3  # and not two
@@ -314,7 +315,7 @@ def test_sampling_costs_what_its_program_does(changes, known, calls):
   traced = jax.make_jaxpr(generate._step)(
     params, latent, keys, grid, 0, {}, seen
   )
-  found = cost.flops(traced.jaxpr)
+  found = flops.count(traced.jaxpr, padded=True)
   told = cost.sampling(config, Conditions(), known=known)
   wanted = told / config.sample.steps
   assert wanted == calls * forward(config, Conditions()).padded

@@ -1,12 +1,41 @@
 """What every process would do alike, one does while the others wait."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from vdm_jax import errors
+# Of a disk that knows no locks.
+_UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+def claim(file: IO | int, *, of_process: bool = False) -> bool:
+  """Takes the kernel's lock of an open file, unless somebody has it.
+
+  Args:
+    file: the file, or its descriptor.
+    of_process: let the process have it, whichever of its descriptors was used,
+      until it closes one of them; else the open file has it.
+
+  Returns:
+    Whether the disk knows locks.
+
+  Raises:
+    BlockingIOError: somebody else has it.
+  """
+  lock = fcntl.lockf if of_process else fcntl.flock
+  try:
+    lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except PermissionError as error:  # as some systems say it of a process
+    raise BlockingIOError(*error.args) from error
+  except OSError as error:
+    if error.errno not in _UNKNOWN:
+      raise
+    return False
+  return True
 
 
 @contextlib.contextmanager
@@ -44,14 +73,11 @@ def _take(file, path: Path, work: str):
   from vdm_jax import runtime  # with JAX, which workers do without
 
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not claim(file):
+      _unlocked(path, work)
   except BlockingIOError:
     runtime.say(f'waiting for another process to {work}')
     fcntl.flock(file, fcntl.LOCK_EX)
-  except OSError as error:
-    if error.errno not in errors.NO_LOCKS:
-      raise
-    _unlocked(path, work)
 
 
 def _unlocked(path, work: str):

@@ -9,14 +9,8 @@ asked for. A FLOP is half a multiplication and addition.
 import functools
 import math
 
-import jax
 import numpy as np
 from jax.extend import core
-
-
-def of_function(function, *args, **kwargs) -> float:
-  """FLOPs of the products and convolutions in a call; nothing is computed."""
-  return count(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
 
 
 def count(jaxpr: core.Jaxpr, *, padded: bool = False) -> float:

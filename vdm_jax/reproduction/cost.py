@@ -5,11 +5,8 @@ papers count. What is computed twice to save memory (`config.model.remat`)
 counts once, except in reconstruction guidance, which always does so.
 """
 
-from typing import Any
-
 from vdm_jax import build, windows
 from vdm_jax.conditions import Conditions
-from vdm_jax.planning.flops import count
 from vdm_jax.planning.forward import forward
 
 # The gradient of a layer by its input and by its parameters costs what the
@@ -54,11 +51,6 @@ def sampling(config, told: Conditions, *, frames: int = 0, known: int = 0):
     once * calls * (GUIDED if towards and window.known else 1)
     for window in plan
   )
-
-
-def flops(jaxpr: Any) -> float:
-  """FLOPs of the convolutions and matrix products of a traced program."""
-  return count(jaxpr, padded=True)
 
 
 def hours(flops: float) -> float:
